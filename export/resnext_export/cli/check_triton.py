@@ -45,7 +45,8 @@ _server = option_of("Server")
     show_default=True,
     metavar="|".join(_SERVER),
     help="Load the repository into a Triton server on this machine, and hold what it answers"
-    " against PyTorch: if there is one, in any case, or not.",
+    " against PyTorch: if there is one, in any case, or not. Models that bring code of others are"
+    " loaded with required only.",
 )
 @_server("--url", metavar="URL", help="Server that has loaded it: http|https|grpc://HOST:PORT.")
 @json_option("Write the findings as JSON")
@@ -110,7 +111,7 @@ def _examined(repository: Path, server: str, url: str | None, *, faulty: bool) -
     if url is not None:
         return examine_there(repository, url, say)
     assert installation is not None
-    return examine_here(repository, installation, say)
+    return examine_here(repository, installation, say, code=server == "required")
 
 
 def _print(repository: Path, checked: Checked, seen: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from resnext.findings import Finding
 from resnext.runtimes.address import Address
 
 from .environment import Installation
-from .left_out import left_out
+from .left_out import left_out, with_code, with_ensembles
 from .network_exam import Examined, examine_network, transport_to
 from .picture_exam import examine_pictures, network_of
 from .resolved import silent_changes
@@ -26,7 +26,11 @@ from .wire import Wire, config_over_http
 
 
 def examine_here(
-    root: Path, installation: Installation, say: Callable[[str], None] = lambda _: None
+    root: Path,
+    installation: Installation,
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    code: bool = False,
 ) -> Examined:
     """Load a repository into a server on this machine, and examine every model.
 
@@ -34,6 +38,7 @@ def examine_here(
         root: the repository.
         installation: the server.
         say: called with one line before each step.
+        code: load models that bring code of others, too.
 
     Raises:
         MissingRequirement, NeverReturned: the server cannot be started.
@@ -41,12 +46,14 @@ def examine_here(
     models, found = _models(root), Examined()
     stood_in = stand_ins(_backends(models), installation)
     chosen: tuple[str, ...] | None = None
+    without = {} if code else with_code(root)
     if installation.stub is not None:  # a whole server has what its users need
-        without = left_out(root, models, own_backends(installation), stood_in)
+        without = left_out(root, models, own_backends(installation), stood_in) | without
+    if without:
+        without = with_ensembles(without, models)
         found.unchecked += [f"{name}: not loaded here: {why}" for name, why in without.items()]
         models = {name: model for name, model in models.items() if name not in without}
-        if without:
-            chosen = tuple(it.name for it in _folders(root) if it.name not in without)
+        chosen = tuple(it.name for it in _folders(root) if it.name not in without)
     if chosen == ():
         return found
     say("starting the Triton server, and loading the repository")

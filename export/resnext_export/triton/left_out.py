@@ -1,13 +1,16 @@
-"""Models of a repository that a server of ours cannot load, which says nothing against them."""
+"""Models of a repository that are not loaded here, which says nothing against them: a server of
+ours cannot, or they bring code that nobody asked to run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from resnext.readers.files import exists
+from resnext.readers.files import exists, read_file
 
 from .config import CONFIG_NAME
+from .preprocess import preprocess_model
 from .served import Served
 
 #: Backends of Triton's, and older names of platforms, that have no stand-in. Of any other name the
@@ -16,6 +19,11 @@ _OTHERS = frozenset(
     {"dali", "fil", "identity", "pytorch", "pytorch_libtorch", "tensorflow"}
     | {"tensorflow_graphdef", "tensorflow_savedmodel", "tensorrtllm", "vllm"}
 )
+
+#: Python models, libraries of backends, and environments for them.
+_CODE = frozenset({".py", ".pyc", ".so", ".gz", ".zip", ".pkl"})
+#: Largest file that is read to see whether it is ours, bytes.
+_MOST = 64 << 20
 
 
 def left_out(
@@ -46,6 +54,31 @@ def left_out(
                 f"our stand-in for {model.backend} takes one input and one output, which the"
                 " configuration says, without reshape"
             )
+    return with_ensembles(found, models)
+
+
+def with_code(root: Path) -> dict[str, str]:
+    """Models that bring code which this toolkit did not write, and which file that is.
+
+    Args:
+        root: the repository.
+    """
+    ours = preprocess_model().encode()
+    found: dict[str, str] = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in _CODE and (path.suffix != ".py" or read_file(path, _MOST) != ours):
+                found[folder.name] = (
+                    f"{path.relative_to(folder)} is code, which a server would run; `server`"
+                    " required loads it"
+                )
+                break
+    return found
+
+
+def with_ensembles(found: Mapping[str, str], models: Mapping[str, Served]) -> dict[str, str]:
+    """What is left out, and the ensembles that have a part in it."""
+    found = dict(found)
     while True:
         parts = {
             name: f"its step {step.model_name} was not loaded"

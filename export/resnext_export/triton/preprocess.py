@@ -66,9 +66,13 @@ def write_preprocess(folder: Path, manifest: Manifest, network: dict[str, Any], 
     }
     version = folder / str(VERSION)
     version.mkdir()
-    text = (files(__package__) / "preprocess_model.txt").read_text(encoding="utf-8")
-    (version / "model.py").write_text(text, encoding="utf-8")
+    (version / "model.py").write_text(preprocess_model(), encoding="utf-8")
     write_config(folder, config)
+
+
+def preprocess_model() -> str:
+    """The Python model, as every repository has it."""
+    return (files(__package__) / "preprocess_model.txt").read_text(encoding="utf-8")
 
 
 def write_ensemble(folder: Path, manifest: Manifest, network: dict[str, Any]) -> None:

@@ -118,14 +118,14 @@ def served(
         NeverReturned: it is not ready in time.
     """
     with scratch_folder() as folder:
-        log, shelf, models = folder / "server.log", folder / "backends", folder / "models"
+        log, shelf, root = folder / "server.log", folder / "backends", folder / "models"
         shelf.mkdir()
         # The Python backend hands paths to a shell, unquoted.
-        models.symlink_to(repository.resolve())
+        root.symlink_to(repository.resolve())
         found = tuple(backends_for(backends, installation, shelf))
         command = [
             str(installation.binary),
-            f"--model-repository={models}",
+            f"--model-repository={root}",
             *([f"--backend-directory={shelf}"] if installation.stub is not None else []),
             "--exit-on-error=true",
             "--allow-metrics=false",

@@ -8,7 +8,8 @@ import pytest
 
 from resnext_export.triton.environment import Installation
 from resnext_export.triton.exam import examine_here
-from resnext_export.triton.left_out import left_out
+from resnext_export.triton.left_out import left_out, with_code
+from resnext_export.triton.preprocess import preprocess_model
 from resnext_export.triton.served import Served, read_model
 
 _IN = "input { name: 'x' data_type: TYPE_FP32 dims: 3 }"
@@ -66,6 +67,46 @@ def test_what_cannot_run_here_is_left_out_with_the_reason(
         assert part in found[name]
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("1/model.py", preprocess_model(), ""),
+        ("1/model.py", preprocess_model() + "\n", "1/model.py is code"),
+        ("1/model.py", "import os", "1/model.py is code"),
+        ("libtriton_mine.so", "", "libtriton_mine.so is code"),
+        ("env.tar.gz", "", "env.tar.gz is code"),
+        ("1/model.onnx", "", ""),
+    ],
+)
+def test_code_of_others_is_not_run_unasked(
+    file: str, text: str, expected: str, tmp_path: Path
+) -> None:
+    written(tmp_path, {"a": "backend: 'python'"})
+    (tmp_path / "a" / file).write_text(text)
+    found = with_code(tmp_path)
+    assert expected in found.get("a", "")
+    assert bool(expected) == bool(found)
+
+
+def test_a_server_is_not_even_started_for_code_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: dict[str, str | None] = {
+        "a": "backend: 'python'",
+        "b": f"platform: 'ensemble' {_STEPS}",
+    }
+    written(tmp_path, configs)
+    (tmp_path / "a" / "1" / "model.py").write_text("raise SystemExit")
+    monkeypatch.setattr(
+        "resnext_export.triton.exam.served", lambda *_, **__: pytest.fail("started")
+    )
+    whole = Installation(Path("tritonserver"), tmp_path, None, None, (), {})
+    assert [line.partition(":")[0] for line in examine_here(tmp_path, whole).unchecked] == [
+        "a",
+        "b",
+    ]
+
+
 @pytest.mark.exhaustive
 def test_the_rest_is_loaded_into_the_real_core(installation: Installation, tmp_path: Path) -> None:
     configs: dict[str, str | None] = {
@@ -76,7 +117,7 @@ def test_the_rest_is_loaded_into_the_real_core(installation: Installation, tmp_p
     (tmp_path / "b" / "1" / "model.py").write_text(
         "class TritonPythonModel:\n    def execute(self, requests): ...\n"
     )
-    examined = examine_here(tmp_path, installation)
+    examined = examine_here(tmp_path, installation, code=True)
     assert [str(finding) for finding in examined.findings] == []
     assert examined.unchecked == [
         "a: not loaded here: this server has no backend vllm",

@@ -49,7 +49,7 @@ def repository(
     del installation  # nothing is made where there is no server
     folder = tmp_path_factory.mktemp("triton")
     int8 = derive_onnx(digits_artifact, digits, folder / "int8", ExportRequest(precision="int8"))
-    root = folder / "models"
+    root = folder / "models of $(nobody) 'x"  # a shell reads it, in the server
     options = RepositoryOptions(cpus=1, max_batch=8)
     write_repository(digits_artifact, root, replace(options, with_preprocessing=True))
     write_repository(int8, root, options)
