@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -195,6 +197,19 @@ def test_a_group_runs_in_a_process_with_the_arrived_files(monkeypatch: pytest.Mo
     monkeypatch.setattr(cells, "_START", code)
     work = cells.runner(["/there/int8"], Path("/here/int8"))
     assert work(["--artifact", "/there/int8"]) == b"--artifact /here/int8 --json run.json"
+
+
+def test_the_process_has_installed_packages_rather_than_those_of_ray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = ModuleType("ray")
+    ray.__file__ = "/env/ray/__init__.py"
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(sys, "path", ["/env/ray/thirdparty_files", *sys.path])
+    monkeypatch.setattr(
+        cells, "_START", "import sys; open(sys.argv[-1], 'w').write(sys.argv[1]); sys.exit(1)"
+    )
+    assert cells.run_group([]).decode().splitlines() == sys.path[1:]
 
 
 def test_a_changed_artifact_is_refused_before_anything_runs(tmp_path: Path) -> None:
