@@ -7,9 +7,11 @@ import os
 import re
 import signal
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from resnext.errors import MissingRequirement, UsageError, first_line
@@ -21,6 +23,10 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _CONNECTING_S = 5.0
+#: How long the head may take for its first answer, seconds.
+_ANSWERING_S = 15.0
+#: gRPC's code of a server that knows no such method.
+_UNIMPLEMENTED = 12
 _LOG = logging.getLogger("resnext.cluster")
 
 
@@ -45,6 +51,7 @@ def connected(address: str) -> Iterator[Any]:
         return
     if host is not None:
         _check_port(*(_host(_as_ray_reads(ray, address)) or host))
+        _check_head(_as_ray_reads(ray, address))
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with warnings.catch_warnings():
@@ -152,7 +159,26 @@ def _check_port(host: str, port: int) -> None:
         ) from exc
 
 
-def _is_main_thread() -> bool:
-    import threading
+def _check_head(address: str) -> None:
+    """Ray itself asks for minutes, whatever listens there. What it answers does not matter here."""
+    answered = threading.Event()
+    codes: list[object] = []
 
+    def ask() -> None:
+        try:
+            import_module("ray._raylet").GcsClient(address=address)
+        except Exception as exc:  # also if it is gone: it is not part of Ray's public interface
+            codes.append(getattr(exc, "rpc_code", None))
+        answered.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    if not answered.wait(_ANSWERING_S) or _UNIMPLEMENTED in codes:
+        raise MissingRequirement(
+            f"what listens at {address} is not the head of a Ray cluster",
+            hint="give the port of `ray start`, by default 6379; the dashboard (8265) and Ray's"
+            " client (10001) have others",
+        )
+
+
+def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 from resnext.cli.app import SETTINGS, echo, guarded
-from resnext.cli.options import OUTPUT
+from resnext.cli.options import OUTPUT, requested_preprocessing
 from resnext.cli.sections import Remembering, SectionedCommand, option_of, typed
-from resnext.errors import BadInput, UsageError
+from resnext.errors import BadInput, MissingRequirement, UsageError
 from resnext.readers.files import exists
 from resnext.storage import check_writable, write_text
 
 from .bench import main as bench
 from .bench import refuse_contradictions
+from .serving import load_scenarios
 
 _EPILOG = """\b
 Examples:
@@ -45,6 +47,7 @@ _SENT = ("artifact", "spec", "trust", "preprocessing")
 #: Options whose value is a name or a path, and the names.
 _OR_PATH = ("spec", "accuracy", "calibration")
 _NAMES = ("digits", "fashion-mnist", "random", "seeded")
+_PIXELS = ("resize", "crop", "interpolation", "mean", "std", "preprocessing")
 _PLACING = "Placing"
 
 
@@ -101,6 +104,7 @@ def plan(
     if output is None:
         raise UsageError("`output` is missing: it names the plan")
     refuse_contradictions(**options)
+    _check_scenarios(options)
     check_writable(output)
     _check_artifacts(options["artifact"], options["trust"], options["require_signature"])
     from resnext_bench.fleet.placement import check_wanted
@@ -117,7 +121,16 @@ def plan(
     made = make_plan(titled, sent, wanted, each="each" in on)
     write_text(str(output), made.model_dump_json(indent=1) + "\n")
     for index, group in enumerate(made.groups):
-        echo(f"{index}  {group.id}  {group.title}")
+        echo(f"{index}  {group.id}  {group.title}", err=str(output) == "-")
+
+
+def _check_scenarios(options: Mapping[str, Any]) -> None:
+    """Refuse what the benchmark would; LoadGen need not be installed here."""
+    names = ("load", "slo", "loadgen", "duration", "streams", "cache")
+    with suppress(MissingRequirement):
+        load_scenarios(**{name: options[name] for name in names}, loadgen_logs=None)
+    pixels = {name: options[name] for name in _PIXELS}
+    requested_preprocessing(pixels, options["input_size"], of_artifact=bool(options["artifact"]))
 
 
 def _check_artifacts(

@@ -74,6 +74,9 @@ def test_artifacts_travel_and_change_the_id(
         (("--backend", "ort-cup"), 2, "did you mean 'ort-cpu'"),
         (("--backend", "ort", "--artifact", "x", "--model", "resnext50_32x4d"), 2, "own model"),
         (("--backend", "ort", "--artifact", "x", "--batch", "0"), 2, "--batch"),
+        ((*OPTIONS, "--slo", "20ms"), 2, "--slo is for --load"),
+        ((*OPTIONS, "--load", "closed:2", "--cache", "cold"), 2, "keep the caches hot"),
+        (("--backend", "ort", "--artifact", "x", "--resize", "9"), 2, "own preprocessing"),
         ((*OPTIONS, "--on", "gpus=H100"), 2, "unknown label 'gpus'; did you mean 'gpu'"),
         ((*OPTIONS, "--on", "H100"), 2, "not KEY=VALUE"),
         ((*OPTIONS, "--json", "x"), 2, "--json"),
@@ -86,6 +89,12 @@ def test_what_no_machine_could_measure_is_refused(
 ) -> None:
     found, output = refusal(tmp_path, *words)
     assert (found, says in output) == (code, True), output
+
+
+def test_a_plan_on_stdout_is_nothing_but_the_plan() -> None:
+    done = CliRunner().invoke(main, ["plan", *OPTIONS, "--output", "-"])
+    assert len(PlanFile.model_validate_json(done.stdout).groups) == 2
+    assert "batch 8" in done.stderr
 
 
 def test_every_option_of_the_benchmark_is_planned_or_names_an_output() -> None:

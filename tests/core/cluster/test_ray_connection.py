@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from resnext.cluster import ray_connection
 from resnext.cluster.ray_connection import connected, connection_problem, open_cluster
 from resnext.cluster.ray_crew import RayCrew, ray_reason
 from resnext.cluster.ray_worker import RayWorker
@@ -38,6 +39,20 @@ def test_a_port_where_nobody_listens_is_said_at_once() -> None:
         address = f"127.0.0.2:{taken.getsockname()[1]}"
         with (
             pytest.raises(MissingRequirement, match="there is no Ray cluster at"),
+            connected(address),
+        ):
+            pass
+
+
+def test_a_port_of_something_else_is_said_before_ray_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr(ray_connection, "_ANSWERING_S", 0.2)
+    with socket.create_server(("127.0.0.2", 0)) as mute:
+        address = f"127.0.0.2:{mute.getsockname()[1]}"
+        with (
+            pytest.raises(MissingRequirement, match=r"not the head of a Ray cluster; .*8265"),
             connected(address),
         ):
             pass
