@@ -16,7 +16,7 @@ from resnext.storage import write_text
 from resnext_bench.result import Run, read_run
 from resnext_bench.stored import read_stored
 
-from .plan_file import Group, PlanFile, read_plan
+from .plan_file import Group, PlanFile, check_toolkit, read_plan
 
 FORMAT_VERSION = 1
 _PLAN, _NOTE = "plan.json", ".lost.json"
@@ -56,9 +56,11 @@ class Results:
         """The results of ``plan`` in ``folder``, new or begun earlier, maybe by other machines.
 
         Raises:
+            BadInput: another version of the toolkit is to measure the plan.
             UsageError: there are those of another plan.
             MissingRequirement: it cannot be written.
         """
+        check_toolkit(plan)
         kept = folder / _PLAN
         if exists(kept):
             if read_plan(kept) != plan:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from resnext_bench.cli.bench import main
 from resnext_bench.cli.plan import options_of_bench
+from resnext_bench.fleet import plan_file
 from resnext_bench.fleet.plan_file import PlanFile, read_plan
 
 EARLIER = Path(__file__).parents[2] / "core" / "data" / "earlier_artifacts"
@@ -105,9 +109,39 @@ def test_every_option_of_the_benchmark_is_planned_or_names_an_output() -> None:
     }
 
 
-def test_a_plan_of_another_toolkit_is_refused(tmp_path: Path) -> None:
-    planned(tmp_path, *OPTIONS)
-    plan = tmp_path / "plan.json"
-    plan.write_text(plan.read_text().replace('"toolkit": "0', '"toolkit": "9'))
-    done = CliRunner().invoke(main, ["run-cells", str(plan), "--into", str(tmp_path / "r")])
-    assert (done.exit_code, "was made by resnext-toolkit 9" in done.output) == (4, True)
+def test_a_plan_of_another_toolkit_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_file, "__version__", "9")
+        planned(tmp_path, *OPTIONS)
+    code, output = measured(tmp_path)
+    assert (code, "was made by resnext-toolkit 9" in output) == (4, True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda groups: groups[0].update(id="../../elsewhere"),
+        lambda groups: groups[0].update(arguments=["ab", "torch", "ort-cpu"]),
+        lambda groups: groups[0].update(on=["gpu"]),
+        lambda groups: groups.append(groups[0]),
+        lambda groups: groups.clear(),
+    ],
+    ids=["id", "arguments", "on", "twice", "none"],
+)
+def test_a_plan_that_was_changed_by_hand_is_refused(
+    tmp_path: Path, change: Callable[[list[Any]], None]
+) -> None:
+    plan = planned(tmp_path, *OPTIONS).model_dump(mode="json")
+    change(plan["groups"])
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    code, output = measured(tmp_path)
+    assert (code, "was changed after it was made" in output) == (4, True)
+    assert not (tmp_path / "results").exists()
+
+
+def measured(folder: Path) -> tuple[int, str]:
+    words = ["run-cells", str(folder / "plan.json"), "--into", str(folder / "results")]
+    done = CliRunner().invoke(main, words)
+    return done.exit_code, done.output

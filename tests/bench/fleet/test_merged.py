@@ -13,6 +13,7 @@ from fakes.pages import stored_run
 from resnext.cluster.units import Settled, Unit
 from resnext.errors import BadInput
 from resnext_bench.cli.bench import main
+from resnext_bench.fleet import plan_file
 from resnext_bench.fleet.merged import merge, one_run
 from resnext_bench.fleet.plan_file import make_plan
 from resnext_bench.fleet.results import Results
@@ -132,6 +133,17 @@ def test_an_invalid_row_is_1_whatever_else_is_wrong(results: Results) -> None:
     wrong = run.rows[0].model_copy(update={"status": "invalid", "reasons": ("wrong",)})
     keep(results, 0, run.model_copy(update={"rows": (wrong, *run.rows[1:])}))
     assert call(results)[0] == 1
+
+
+def test_results_of_an_earlier_toolkit_are_still_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_file, "__version__", "0.0.9")
+        early = Results.begin(tmp_path / "early", make_plan(TITLED, [], [], each=False))
+    keep(early, 0, part(1))
+    keep(early, 1, part(8))
+    assert call(early)[0] == 0
 
 
 @pytest.mark.parametrize("content", [None, "{}", '{"format_version": 2}'])
