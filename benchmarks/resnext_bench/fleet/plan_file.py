@@ -135,7 +135,7 @@ def read_plan(path: Path) -> PlanFile:
     """
     plan = read_stored(path, PlanFile, "plan", FORMAT_VERSION)
     ids = [_id(group, plan.parcels, plan.toolkit) for group in plan.groups]
-    if not ids or len(set(ids)) < len(ids) or ids != [group.id for group in plan.groups]:
+    if len(set(ids)) < len(ids) or ids != [group.id for group in plan.groups]:
         raise BadInput(
             f"{path} was changed after it was made: the ids of its groups do not fit",
             hint="make the plan again, with other options",

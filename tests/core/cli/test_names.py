@@ -378,7 +378,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made["runs"].mkdir()
     shutil.copy(made["run"], made["runs"])
     made["results"] = folder / "results"  # of a plan of nothing
-    Results.begin(made["results"], make_plan([("batch 1", ())], [], [], each=False))
+    Results.begin(made["results"], make_plan([], [], [], each=False))
     made["plan"] = made["results"] / "plan.json"
     made["pictures"], made["labeled"] = folder / "pictures", folder / "labeled"
     made["pictures"].mkdir()
