@@ -9,9 +9,10 @@ import signal
 import socket
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from resnext.errors import MissingRequirement, UsageError, first_line
@@ -49,6 +50,7 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    check_token(os.environ)
     if host is not None:
         _check_port(*(_host(_as_ray_reads(ray, address)) or host))
         _check_head(_as_ray_reads(ray, address))
@@ -160,23 +162,47 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _check_head(address: str) -> None:
-    """Ray itself asks for minutes, whatever listens there. What it answers does not matter here."""
+    """Ray itself asks for minutes, whatever listens there and whatever it answers."""
     answered = threading.Event()
-    codes: list[object] = []
+    errors: list[Exception] = []
 
     def ask() -> None:
         try:
             import_module("ray._raylet").GcsClient(address=address)
         except Exception as exc:  # also if it is gone: it is not part of Ray's public interface
-            codes.append(getattr(exc, "rpc_code", None))
+            errors.append(exc)
         answered.set()
 
     threading.Thread(target=ask, daemon=True).start()
-    if not answered.wait(_ANSWERING_S) or _UNIMPLEMENTED in codes:
+    in_time = answered.wait(_ANSWERING_S)
+    code = getattr(errors[0], "rpc_code", None) if errors else None
+    if not in_time or code == _UNIMPLEMENTED:
         raise MissingRequirement(
             f"what listens at {address} is not the head of a Ray cluster",
             hint="give the port of `ray start`, by default 6379; the dashboard (8265) and Ray's"
             " client (10001) have others",
+        )
+    if errors and "InvalidAuthToken" in str(errors[0]):
+        raise connection_problem(address, str(errors[0]))
+
+
+def check_token(environment: Mapping[str, str]) -> None:
+    """Check that there is a token if Ray is to use one: without, it ends this process.
+
+    Raises:
+        MissingRequirement: there is none.
+    """
+    if environment.get("RAY_AUTH_MODE", "").lower() != "token" or environment.get("RAY_AUTH_TOKEN"):
+        return
+    path = Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        empty = not path.read_bytes().strip()
+    except OSError:
+        empty = True
+    if empty:
+        raise MissingRequirement(
+            f"RAY_AUTH_MODE is token, and there is none in {path}",
+            hint="copy the cluster's token there, or set RAY_AUTH_TOKEN_PATH",
         )
 
 

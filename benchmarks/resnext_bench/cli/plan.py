@@ -28,8 +28,8 @@ Examples:
   resnext-bench run-cells plan.json --into results/         here; also --ray, --index
   resnext-bench merge results/
 All other options are those of resnext-bench. A group is what is compared, all rows of one batch
-size: it is measured by one machine in one run. Artifacts and checkpoints travel with the plan, by
-digest; folders of images are read at the same path everywhere.
+size: it is measured by one machine in one run. The plan names files by absolute path and digest:
+--ray sends artifacts and checkpoints; everything else is read at the same path everywhere.
 """
 #: Options of the benchmark that name outputs, or only print.
 _LEFT_OUT = {
@@ -106,13 +106,16 @@ def plan(
     refuse_contradictions(**options)
     _check_scenarios(options)
     check_writable(output)
-    _check_artifacts(options["artifact"], options["trust"], options["require_signature"])
+    sources = _sources(options["artifact"], options["trust"], options["require_signature"])
     from resnext_bench.fleet.placement import check_wanted
     from resnext_bench.fleet.plan_file import make_plan
 
     wanted = [one for one in on if one != "each"]
     check_wanted(wanted)
     words, sent = _words(ctx)
+    if sources and options["spec"] is None:
+        words += ["--weights", str(sources[0])]
+        sent.append(sources[0])
     titled = []
     for batch in [options["batch"]] if together else [(size,) for size in options["batch"]]:
         sizes = ",".join(map(str, batch))
@@ -133,10 +136,13 @@ def _check_scenarios(options: Mapping[str, Any]) -> None:
     requested_preprocessing(pixels, options["input_size"], of_artifact=bool(options["artifact"]))
 
 
-def _check_artifacts(
+def _sources(
     paths: tuple[Path, ...], keys: tuple[Path, ...], require_signature: bool
-) -> None:
+) -> list[Path]:
     """Read the artifacts as the benchmark will, before they travel.
+
+    Returns:
+        Checkpoints that they were made from, which outputs are compared with.
 
     Raises:
         BadArtifact: one is broken, or refused by whoever is trusted.
@@ -147,10 +153,12 @@ def _check_artifacts(
 
     if (keys or require_signature) and not paths:
         raise UsageError("weights are not signed, only artifacts; name one in `artifact`")
+    sources = []
     with trusting(Trust(keys, require_signature)):
         for path in paths:
             if path.is_dir() or exists(path.parent / "manifest.json") or not exists(path):
-                read_artifact(path)
+                sources.append(Path(read_artifact(path).manifest.weights.source))
+    return [source for source in sources if source.is_absolute() and exists(source)]
 
 
 def _words(ctx: click.Context) -> tuple[list[str], list[Path]]:

@@ -116,7 +116,12 @@ class Results:
         """
         for path in sorted(self.folder.glob(f"{group.id}*.json")):
             if not path.name.endswith(_NOTE):
-                yield path.stem, read_run(path)
+                try:
+                    yield path.stem, read_run(path)
+                except BadInput as exc:
+                    raise BadInput(
+                        str(exc), hint="delete it, and the group is missing until it is run again"
+                    ) from exc
 
     def losses(self, group: Group) -> Iterator[Loss]:
         """What was lost of ``group`` and not measured since.

@@ -71,6 +71,22 @@ def test_artifacts_travel_and_change_the_id(
     assert planned(tmp_path, *words).groups[0].id != first.groups[0].id
 
 
+def test_the_checkpoint_of_an_artifact_travels_with_it(tmp_path: Path) -> None:
+    shutil.copytree(EARLIER / "onnx-fp32", tmp_path / "artifact")
+    checkpoint = tmp_path / "tiny.safetensors"
+    manifest = tmp_path / "artifact" / "manifest.json"
+    manifest.write_text(
+        manifest.read_text().replace("/checkpoints/tiny.safetensors", str(checkpoint))
+    )
+    words = ("--backend", "ort-cpu", "--artifact", str(tmp_path / "artifact"))
+    assert len(planned(tmp_path, *words).parcels) == 1  # it is not here; machines may have it
+    checkpoint.write_bytes(b"weights")
+    for more in ((), ("--weights", str(checkpoint))):
+        plan = planned(tmp_path, *words, *more)
+        assert {record.path for record in plan.parcels} == {str(checkpoint), words[-1]}
+        assert plan.groups[0].arguments.count(str(checkpoint)) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

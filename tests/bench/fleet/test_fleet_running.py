@@ -221,7 +221,7 @@ def test_a_changed_artifact_is_refused_before_anything_runs(tmp_path: Path) -> N
     words = ["run-cells", str(tmp_path / "plan.json"), "--into", str(tmp_path / "results")]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 4
-    assert "model.onnx is not what was sent" in done.output
+    assert "model.onnx has changed" in done.output
 
 
 def test_an_index_and_an_id_name_the_same_group(

@@ -157,3 +157,4 @@ def test_a_folder_or_file_that_is_none_of_ours_is_refused(
     code, output = call(results)
     assert code == 4
     assert output.startswith("error:")
+    assert content is None or "delete it" in output
