@@ -84,6 +84,24 @@ def test_each_is_once_for_every_kind_of_machine(tmp_path: Path) -> None:
     )
 
 
+def test_a_kind_of_machine_that_was_not_reached_is_missing(tmp_path: Path) -> None:
+    made = plan(each=True)
+
+    def does(slot: str, id: str, _: Any) -> Event:
+        if id.endswith("NVID"):
+            raise KeyboardInterrupt
+        return Answer(slot, id, RUN)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, made, crew(does))
+    results = Results.read(tmp_path)
+    missing = {loss.name for group in made.groups for loss in results.losses(group)}
+    assert {f"{group.id}-NVID" for group in made.groups} <= missing
+    assert all(loss.status == "missing" for g in made.groups for loss in results.losses(g))
+    run(tmp_path, made, crew())
+    assert not list(tmp_path.glob("*.lost.json"))
+
+
 def test_a_label_that_nothing_has_lists_what_there_is() -> None:
     with pytest.raises(
         MissingRequirement, match=r"no machine has gpu=B200; there are: .*H100"

@@ -73,6 +73,26 @@ def test_two_kinds_of_machine_are_two_tables_without_a_common_speedup(
     assert len(json.loads(targets[2].read_text())["tables"]) == 2
 
 
+def test_tables_of_one_machine_say_which_packages_set_them_apart(
+    results: Results, tmp_path: Path
+) -> None:
+    environment = part(8).environment
+    packages = {**environment.packages, "torch": "9.9"}
+    keep(results, 0, part(1))
+    keep(
+        results,
+        1,
+        part(8, environment=environment.model_copy(update={"packages": packages})),
+    )
+    targets = [tmp_path / name for name in ("a.html", "a.md")]
+    _, output = call(results, "--html", str(targets[0]), "--markdown", str(targets[1]))
+    for text in (output, *(target.read_text() for target in targets)):
+        assert "his table: torch 9.9" in text
+        assert f"his table: torch {environment.packages['torch']}" in text
+    keep(results, 1, part(8))
+    assert "his table:" not in call(results)[1]
+
+
 @pytest.mark.parametrize(
     "other",
     [
