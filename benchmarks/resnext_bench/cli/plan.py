@@ -28,8 +28,8 @@ Examples:
   resnext-bench run-cells plan.json --into results/         here; also --ray, --index
   resnext-bench merge results/
 All other options are those of resnext-bench. A group is what is compared, all rows of one batch
-size: it is measured by one machine in one run. The plan names files by absolute path and digest:
---ray sends artifacts and checkpoints; everything else is read at the same path everywhere.
+size: it is measured by one machine in one run. The plan names files by absolute path and digest;
+Ray sends artifacts and checkpoints, all else is read at the same path everywhere.
 """
 #: Options of the benchmark that name outputs, or only print.
 _LEFT_OUT = {

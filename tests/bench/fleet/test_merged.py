@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
 
+import junit_schema
 from fakes.pages import stored_run
 from resnext.cluster.units import Settled, Unit
 from resnext.errors import BadInput
@@ -139,6 +141,18 @@ def test_lost_and_missing_groups_are_rows_and_an_exit_code(
         for word in ("LOST", "its node has died", "missing", "not run yet"):
             assert word in text
     assert "2 of 2 groups have no run" in output
+
+
+def test_a_ci_server_gets_every_row_and_every_group_without_a_run(
+    results: Results, tmp_path: Path
+) -> None:
+    keep(results, 0, part(1))
+    path = tmp_path / "junit.xml"
+    call(results, "--junit", str(path))
+    suite = ElementTree.parse(path).getroot()[0]
+    assert junit_schema.problems(path.read_text()) == []
+    assert (suite.attrib["tests"], suite.attrib["errors"]) == (str(len(part(1).rows) + 1), "1")
+    assert 'name="batch 8 (' in path.read_text()
 
 
 def test_a_loss_is_forgotten_once_the_group_is_measured(results: Results) -> None:
