@@ -52,8 +52,8 @@ class Parcel:
         """
         if _digest(_files(path)) != self.digest:
             raise BadArtifact(
-                f"{path} is not what was sent: its digest is not {self.digest[:12]}",
-                hint="do not change it meanwhile",
+                f"{path} has changed: its digest is not {self.digest[:12]}",
+                hint="restore it, or begin again with what it is now",
             )
 
     def contents(self) -> dict[str, bytes] | None:
@@ -77,8 +77,9 @@ class Parcel:
                 if isinstance(exc, BadArtifact):
                     raise
                 raise BadInput(
-                    f"cannot read {self.path}, which is not sent",
-                    hint="put what is larger than 256 MiB on a disk that all machines share",
+                    f"cannot read {self.path} on this machine",
+                    hint="keep it on a disk that all machines share; Ray sends what has at most"
+                    " 256 MiB",
                 ) from exc
             return Path(self.path)
         kept = cache_folder() / "parcels" / self.digest

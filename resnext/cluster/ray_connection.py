@@ -7,9 +7,12 @@ import os
 import re
 import signal
 import socket
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from resnext.errors import MissingRequirement, UsageError, first_line
@@ -21,6 +24,10 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _CONNECTING_S = 5.0
+#: How long the head may take for its first answer, seconds.
+_ANSWERING_S = 15.0
+#: gRPC's code of a server that knows no such method.
+_UNIMPLEMENTED = 12
 _LOG = logging.getLogger("resnext.cluster")
 
 
@@ -43,8 +50,10 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    check_token(os.environ)
     if host is not None:
         _check_port(*(_host(_as_ray_reads(ray, address)) or host))
+        _check_head(_as_ray_reads(ray, address))
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with warnings.catch_warnings():
@@ -152,7 +161,50 @@ def _check_port(host: str, port: int) -> None:
         ) from exc
 
 
-def _is_main_thread() -> bool:
-    import threading
+def _check_head(address: str) -> None:
+    """Ray itself asks for minutes, whatever listens there and whatever it answers."""
+    answered = threading.Event()
+    errors: list[Exception] = []
 
+    def ask() -> None:
+        try:
+            import_module("ray._raylet").GcsClient(address=address)
+        except Exception as exc:  # also if it is gone: it is not part of Ray's public interface
+            errors.append(exc)
+        answered.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    in_time = answered.wait(_ANSWERING_S)
+    code = getattr(errors[0], "rpc_code", None) if errors else None
+    if not in_time or code == _UNIMPLEMENTED:
+        raise MissingRequirement(
+            f"what listens at {address} is not the head of a Ray cluster",
+            hint="give the port of `ray start`, by default 6379; the dashboard (8265) and Ray's"
+            " client (10001) have others",
+        )
+    if errors and "InvalidAuthToken" in str(errors[0]):
+        raise connection_problem(address, str(errors[0]))
+
+
+def check_token(environment: Mapping[str, str]) -> None:
+    """Check that there is a token if Ray is to use one: without, it ends this process.
+
+    Raises:
+        MissingRequirement: there is none.
+    """
+    if environment.get("RAY_AUTH_MODE", "").lower() != "token" or environment.get("RAY_AUTH_TOKEN"):
+        return
+    path = Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        empty = not path.read_bytes().strip()
+    except OSError:
+        empty = True
+    if empty:
+        raise MissingRequirement(
+            f"RAY_AUTH_MODE is token, and there is none in {path}",
+            hint="copy the cluster's token there, or set RAY_AUTH_TOKEN_PATH",
+        )
+
+
+def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()

@@ -52,7 +52,7 @@ class RayCrew:
         args: of the factory; can be pickled. A `Parcel` among them is sent once to each node,
             checked there, and given to the factory as its path there.
         cpus: of each worker; None for all CPUs and GPUs of its node, so that nothing else of Ray's
-            runs beside it.
+            runs beside it; threads and priority are then those of a process beside Ray.
         gpus: of each worker, if ``cpus`` is a number.
         count: most workers in all; None for all that fit.
         a_node: most workers on a node; None for all that fit.
@@ -129,7 +129,7 @@ class RayCrew:
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-        ).remote()
+        ).remote(self._cpus is None)
         self._actors[slot] = actor = _Actor(handle)
         greeting = handle.hello.remote(__version__, self._factory, self._pickled, *self._contents)
         actor.awaited[greeting] = ""

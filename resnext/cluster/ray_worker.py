@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from resnext.errors import MissingRequirement
@@ -13,12 +16,18 @@ from .worker import Failure, Work, failure_of, heard_by, make
 
 
 class RayWorker:
-    """Makes its worker when it is told to, and does units in order."""
+    """Makes its worker when it is told to, and does units in order.
 
-    def __init__(self) -> None:
+    Args:
+        whole: it has the whole machine, and is to measure as a process beside Ray would.
+    """
+
+    def __init__(self, whole: bool = False) -> None:
         self._work: Work | None = None
         self._beats, self._line = 0, ""
         heard_by(self._heard)
+        if whole and (handicap := undo_handicaps()):
+            self._heard(handicap)
 
     def hello(
         self, version: str, factory: str, pickled_args: bytes, *contents: Mapping[str, bytes] | None
@@ -55,6 +64,30 @@ class RayWorker:
 
     def _heard(self, line: str) -> None:
         self._beats, self._line = self._beats + 1, line
+
+
+def undo_handicaps() -> str:
+    """Take back what Ray does to its processes so that many share a machine: it limits OpenMP to
+    the CPUs that it was told of (one, if it was started by ``ray up``), and lowers the priority.
+
+    Returns:
+        What cannot be taken back, in one line; "" for nothing.
+    """
+    os.environ.pop("OMP_NUM_THREADS", None)
+    lowered, usual = (os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, os.getppid()))
+    if lowered <= usual:
+        return ""
+    try:
+        # A priority is a thread's, and what it starts inherits it.
+        for thread in Path("/proc/self/task").iterdir():
+            with suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), usual)
+    except OSError:
+        return (
+            f"runs at niceness {lowered}: whatever else wants the processors goes first; start"
+            " Ray there with RAY_worker_niceness=0"
+        )
+    return ""
 
 
 def check_version(version: str) -> None:

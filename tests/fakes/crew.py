@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -129,5 +131,16 @@ def waiting(folder: str, go: str, parcel: Path) -> Callable[[int], tuple[int, by
         with Path(folder, str(number)).open("a") as file:
             file.write("x")
         return number, (parcel / "model.onnx").read_bytes()
+
+    return work
+
+
+def surroundings() -> Callable[[Any], Any]:
+    """A worker that says how it and what it starts are held back."""
+    code = "import os; print(os.nice(0), os.environ.get('OMP_NUM_THREADS'))"
+
+    def work(_: Any) -> str:
+        words = [sys.executable, "-c", code]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
     return work

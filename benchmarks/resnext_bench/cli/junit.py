@@ -1,4 +1,4 @@
-"""The test cases of ``--junit``: of a run, of two arms, of two stored runs, and of a history."""
+"""The test cases of ``--junit``: of a run, a plan, two arms, two stored runs, and a history."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from resnext_bench.plan import Case
 if TYPE_CHECKING:
     from resnext_bench.ab.record import Duel
     from resnext_bench.comparison.record import ComparisonRecord
+    from resnext_bench.fleet.merged import Merged
     from resnext_bench.history.record import HistoryRecord
     from resnext_bench.record import Row, RunRecord
 
@@ -39,6 +40,15 @@ def _case_of_row(row: Row, name: str, classname: str) -> JUnitCase:
     ]
     codes = ", ".join(dict.fromkeys(each.code for each in refused))
     return JUnitCase(name, classname, "failure", codes or "invalid", reasons or row.reasons, time_s)
+
+
+def cases_of_merged(merged: Merged) -> Iterator[JUnitCase]:
+    """A case for each row of every table, and one for each group without a run."""
+    for run in merged.tables:
+        yield from cases_of_run(run)
+    for standing in merged.absent:
+        name, reason = f"{standing.title} ({standing.name})", standing.reason or "not run yet"
+        yield JUnitCase(name, "groups", "error", standing.status, [reason])
 
 
 def cases_of_duel(duel: Duel, *, strict: bool) -> Iterator[JUnitCase]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from resnext.cli.app import SETTINGS, as_flags, echo, guarded
+from resnext.cli.junit import JUnit, junit_option
 from resnext.cli.options import OUTPUT, json_option
 from resnext.cli.sections import SectionedCommand, option_of
 from resnext.errors import SessionFailed
@@ -41,8 +42,13 @@ Exit code 0: every group was measured, every row is valid. 1: a row is invalid. 
 )
 @html_option("Write the report as a page: one file of HTML, no network needed.")
 @guarded
+@junit_option("resnext-bench merge")
 def merge(
-    results: Path, json_path: str | None, markdown_path: Path | None, html_path: Path | None
+    results: Path,
+    json_path: str | None,
+    markdown_path: Path | None,
+    html_path: Path | None,
+    junit: JUnit,
 ) -> None:
     """Show the runs of a plan in the folder RESULTS: a table for each kind of machine, and every
     group that failed, was lost, or is missing.
@@ -51,9 +57,11 @@ def merge(
     for target in (json_path, markdown_path, html_path):
         check_writable(target)
     from resnext_bench.fleet.merged import merge as merge_results
-    from resnext_bench.fleet.report import markdown, page, show, state
+    from resnext_bench.fleet.report import markdown, page, show, state, summary
     from resnext_bench.fleet.results import Results
     from resnext_bench.report.grid import screen
+
+    from .junit import cases_of_merged
 
     merged = merge_results(Results.read(results))
     if json_path is not None:
@@ -62,6 +70,7 @@ def merge(
         write_text(str(markdown_path), markdown(merged))
     if html_path is not None:
         write_text(str(html_path), page(merged))
+    junit.add(cases_of_merged(merged), summary(merged))
     show(merged, screen(to_stderr=json_path == "-"), spell=as_flags)
     codes = [exit_code(run) for run in merged.tables]
     if merged.absent:

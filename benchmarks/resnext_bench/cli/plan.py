@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 from resnext.cli.app import SETTINGS, echo, guarded
-from resnext.cli.options import OUTPUT
+from resnext.cli.options import OUTPUT, requested_preprocessing
 from resnext.cli.sections import Remembering, SectionedCommand, option_of, typed
-from resnext.errors import BadInput, UsageError
+from resnext.errors import BadInput, MissingRequirement, UsageError
 from resnext.readers.files import exists
 from resnext.storage import check_writable, write_text
 
 from .bench import main as bench
 from .bench import refuse_contradictions
+from .serving import load_scenarios
 
 _EPILOG = """\b
 Examples:
@@ -26,8 +28,8 @@ Examples:
   resnext-bench run-cells plan.json --into results/         here; also --ray, --index
   resnext-bench merge results/
 All other options are those of resnext-bench. A group is what is compared, all rows of one batch
-size: it is measured by one machine in one run. Artifacts and checkpoints travel with the plan, by
-digest; folders of images are read at the same path everywhere.
+size: it is measured by one machine in one run. The plan names files by absolute path and digest;
+Ray sends artifacts and checkpoints, all else is read at the same path everywhere.
 """
 #: Options of the benchmark that name outputs, or only print.
 _LEFT_OUT = {
@@ -45,6 +47,7 @@ _SENT = ("artifact", "spec", "trust", "preprocessing")
 #: Options whose value is a name or a path, and the names.
 _OR_PATH = ("spec", "accuracy", "calibration")
 _NAMES = ("digits", "fashion-mnist", "random", "seeded")
+_PIXELS = ("resize", "crop", "interpolation", "mean", "std", "preprocessing")
 _PLACING = "Placing"
 
 
@@ -101,14 +104,18 @@ def plan(
     if output is None:
         raise UsageError("`output` is missing: it names the plan")
     refuse_contradictions(**options)
+    _check_scenarios(options)
     check_writable(output)
-    _check_artifacts(options["artifact"], options["trust"], options["require_signature"])
+    sources = _sources(options["artifact"], options["trust"], options["require_signature"])
     from resnext_bench.fleet.placement import check_wanted
     from resnext_bench.fleet.plan_file import make_plan
 
     wanted = [one for one in on if one != "each"]
     check_wanted(wanted)
     words, sent = _words(ctx)
+    if sources and options["spec"] is None:
+        words += ["--weights", str(sources[0])]
+        sent.append(sources[0])
     titled = []
     for batch in [options["batch"]] if together else [(size,) for size in options["batch"]]:
         sizes = ",".join(map(str, batch))
@@ -117,13 +124,25 @@ def plan(
     made = make_plan(titled, sent, wanted, each="each" in on)
     write_text(str(output), made.model_dump_json(indent=1) + "\n")
     for index, group in enumerate(made.groups):
-        echo(f"{index}  {group.id}  {group.title}")
+        echo(f"{index}  {group.id}  {group.title}", err=str(output) == "-")
 
 
-def _check_artifacts(
+def _check_scenarios(options: Mapping[str, Any]) -> None:
+    """Refuse what the benchmark would; LoadGen need not be installed here."""
+    names = ("load", "slo", "loadgen", "duration", "streams", "cache")
+    with suppress(MissingRequirement):
+        load_scenarios(**{name: options[name] for name in names}, loadgen_logs=None)
+    pixels = {name: options[name] for name in _PIXELS}
+    requested_preprocessing(pixels, options["input_size"], of_artifact=bool(options["artifact"]))
+
+
+def _sources(
     paths: tuple[Path, ...], keys: tuple[Path, ...], require_signature: bool
-) -> None:
+) -> list[Path]:
     """Read the artifacts as the benchmark will, before they travel.
+
+    Returns:
+        Checkpoints that they were made from, which outputs are compared with.
 
     Raises:
         BadArtifact: one is broken, or refused by whoever is trusted.
@@ -134,10 +153,12 @@ def _check_artifacts(
 
     if (keys or require_signature) and not paths:
         raise UsageError("weights are not signed, only artifacts; name one in `artifact`")
+    sources = []
     with trusting(Trust(keys, require_signature)):
         for path in paths:
             if path.is_dir() or exists(path.parent / "manifest.json") or not exists(path):
-                read_artifact(path)
+                sources.append(Path(read_artifact(path).manifest.weights.source))
+    return [source for source in sources if source.is_absolute() and exists(source)]
 
 
 def _words(ctx: click.Context) -> tuple[list[str], list[Path]]:

@@ -96,6 +96,6 @@ def run_cells(
     for loss in losses:
         echo(f"{loss.status} {loss.name}: {as_flags(loss.reason)}", err=True)
     without = f", {len(losses)} of them without a run" if losses else ""
-    echo(f"{len(groups)} groups of {len(planned.groups)} done{without}: {into}", err=True)
+    echo(f"{len(groups)} of {len(planned.groups)} groups done{without}: {into}", err=True)
     if losses:
         sys.exit(SessionFailed.exit_code)

@@ -49,7 +49,16 @@ def run_group(arguments: Sequence[str]) -> bytes:
     """
     with scratch_folder() as scratch, tempfile.TemporaryDirectory(dir=scratch) as folder:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _START, "\n".join(sys.path), *arguments, "--json", _RUN],
+            [
+                sys.executable,
+                "-I",
+                "-c",
+                _START,
+                "\n".join(_module_path()),
+                *arguments,
+                "--json",
+                _RUN,
+            ],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -70,3 +79,11 @@ def run_group(arguments: Sequence[str]) -> bytes:
             return read_file(written, MOST_JSON)
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     raise SessionFailed(f"its process ended ({how}): {last.removeprefix('error: ')[:300]}")
+
+
+def _module_path() -> list[str]:
+    """This process's module path, without the packages that Ray puts before the installed ones."""
+    ray = getattr(sys.modules.get("ray"), "__file__", None)
+    return [
+        one for one in sys.path if ray is None or not Path(one).is_relative_to(Path(ray).parent)
+    ]

@@ -46,6 +46,14 @@ class Merged:
         self.tables = tuple(tables)
         self.standings = tuple(standings)
 
+    def apart(self, table: Run) -> str:
+        """What only some of the tables of its machine have, in one line: packages by version."""
+        title = table.environment.title()
+        alike = [run for run in self.tables if run.environment.title() == title]
+        common = set.intersection(*(set(run.environment.packages.items()) for run in alike))
+        own = sorted(set(table.environment.packages.items()) - common)
+        return ", ".join(f"{name} {version}" for name, version in own)
+
     @property
     def absent(self) -> list[Standing]:
         """The groups without a run."""

@@ -118,25 +118,46 @@ def make_plan(
         for path in dict.fromkeys(paths)
         for sent in [Parcel.of(path)]
     ]
-    digests = {record.path: record.digest for record in parcels}
     groups = {}
     for title, arguments in titled:
-        content = [digests.get(word, word) for word in arguments], sorted(on), each, __version__
-        id = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_ID_DIGITS]
-        groups[id] = Group(id=id, title=title, arguments=arguments, on=tuple(on), each=each)
+        group = Group(id="", title=title, arguments=arguments, on=tuple(on), each=each)
+        id = _id(group, parcels, __version__)
+        groups[id] = group.model_copy(update={"id": id})
     return PlanFile(toolkit=__version__, parcels=tuple(parcels), groups=tuple(groups.values()))
 
 
 def read_plan(path: Path) -> PlanFile:
-    """Read a plan.
+    """Read a plan, of this or of another version of the toolkit.
 
     Raises:
-        BadInput: missing, not a plan, or of another version of the toolkit.
+        BadInput: missing, not a plan, or changed since it was made: its results would go by the
+            ids of what was to be measured before.
     """
     plan = read_stored(path, PlanFile, "plan", FORMAT_VERSION)
-    if plan.toolkit != __version__:
+    ids = [_id(group, plan.parcels, plan.toolkit) for group in plan.groups]
+    if len(set(ids)) < len(ids) or ids != [group.id for group in plan.groups]:
         raise BadInput(
-            f"{path} was made by resnext-toolkit {plan.toolkit}, this is {__version__}",
-            hint="make the plan again",
+            f"{path} was changed after it was made: the ids of its groups do not fit",
+            hint="make the plan again, with other options",
         )
     return plan
+
+
+def check_toolkit(plan: PlanFile) -> None:
+    """Check that this version of the toolkit is to measure ``plan``.
+
+    Raises:
+        BadInput: another one is.
+    """
+    if plan.toolkit != __version__:
+        raise BadInput(
+            f"the plan was made by resnext-toolkit {plan.toolkit}, this is {__version__}",
+            hint="make the plan again",
+        )
+
+
+def _id(group: Group, parcels: Sequence[ParcelRecord], toolkit: str) -> str:
+    digests = {record.path: record.digest for record in parcels}
+    words = [digests.get(word, word) for word in group.arguments]
+    content = words, sorted(group.on), group.each, toolkit
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_ID_DIGITS]

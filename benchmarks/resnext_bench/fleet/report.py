@@ -27,6 +27,8 @@ def show(merged: Merged, console: Screen, spell: Callable[[str], str] = str) -> 
     """Print every table, then what became of every group."""
     for run in merged.tables:
         show_run(run, console, spell=spell)
+        if apart := merged.apart(run):
+            say(f"this table: {apart}", console)
         console.print()
     say(summary(merged), console, "bold" if merged.absent else "")
     draw(_HEADINGS, _cells(merged), console, left=_HEADINGS, folded=_HEADINGS[-1])
@@ -47,7 +49,11 @@ def summary(merged: Merged) -> str:
 
 def markdown(merged: Merged) -> str:
     """The report as a Markdown document."""
-    parts = [run_markdown(run) for run in merged.tables]
+    parts = []
+    for run in merged.tables:
+        parts.append(run_markdown(run))
+        if apart := merged.apart(run):
+            parts.append(f"This table: {apart}.\n")
     cells = [[cell.replace("|", "\\|") for cell in row] for row in _cells(merged)]
     return "\n".join(
         [
@@ -71,6 +77,7 @@ def state(merged: Merged) -> dict[str, Any]:
         "tables": [
             {
                 "machine": run.environment.title(),
+                "packages": run.environment.packages,
                 "verdict": verdict(run).word,
                 "sentence": verdict(run).sentence,
                 "rows": len(run.rows),
@@ -87,7 +94,10 @@ def page(merged: Merged) -> str:
         table = rows_of(run)
         if table is not None:
             name = run.environment.title()
-            lead = paragraphs(f"{verdict(run).word}: {verdict(run).sentence}")
+            lines = [f"{verdict(run).word}: {verdict(run).sentence}"]
+            if apart := merged.apart(run):
+                lines.append(f"This table: {apart}.")
+            lead = paragraphs(*lines)
             sections.append(Section(f"machine-{number}", name, join(lead, table.body)))
     groups = drawn("Groups", _HEADINGS, _cells(merged), left=range(len(_HEADINGS)))
     sections.append(Section("groups", "Groups of the plan", groups))

@@ -16,7 +16,7 @@ from resnext.storage import write_text
 from resnext_bench.result import Run, read_run
 from resnext_bench.stored import read_stored
 
-from .plan_file import Group, PlanFile, read_plan
+from .plan_file import Group, PlanFile, check_toolkit, read_plan
 
 FORMAT_VERSION = 1
 _PLAN, _NOTE = "plan.json", ".lost.json"
@@ -28,16 +28,17 @@ class Loss(Strict):
     Attributes:
         format_version: of this file; readers refuse any other.
         name: id of the group; for one of each kind of machine, also the kind.
-        status: ``FAILED``: its process ended without a run; ``LOST``: its machines were lost.
+        status: ``FAILED``: its process ended without a run; ``LOST``: its machines were lost;
+            ``missing``: it is to be run on a kind of machine that was there, and was not yet.
         reason: why, in one line.
         tries: machines that had it.
     """
 
     format_version: Literal[1] = 1
     name: str
-    status: Literal["FAILED", "LOST"]
-    reason: str
-    tries: int
+    status: Literal["FAILED", "LOST", "missing"]
+    reason: str = ""
+    tries: int = 0
 
 
 class Results:
@@ -56,9 +57,11 @@ class Results:
         """The results of ``plan`` in ``folder``, new or begun earlier, maybe by other machines.
 
         Raises:
+            BadInput: another version of the toolkit is to measure the plan.
             UsageError: there are those of another plan.
             MissingRequirement: it cannot be written.
         """
+        check_toolkit(plan)
         kept = folder / _PLAN
         if exists(kept):
             if read_plan(kept) != plan:
@@ -86,6 +89,15 @@ class Results:
         """Whether the group, or its part for one kind of machine, was measured."""
         return exists(self._run(name))
 
+    def expect(self, name: str) -> None:
+        """Write down that there is to be a run of this name, which the plan does not say.
+
+        Raises:
+            MissingRequirement: it cannot be written.
+        """
+        if not exists(self._note(name)):
+            self._write(Loss(name=name, status="missing"))
+
     def keep(self, settled: Settled) -> Loss | None:
         """Write what became of a group, whole or not at all; returns the loss, if it is one.
 
@@ -103,7 +115,7 @@ class Results:
             reason=settled.lost or str(settled.error),
             tries=settled.tries,
         )
-        write_text(str(note), loss.model_dump_json(indent=1) + "\n", final=False)
+        self._write(loss)
         return loss
 
     def runs(self, group: Group) -> Iterator[tuple[str, Run]]:
@@ -114,7 +126,12 @@ class Results:
         """
         for path in sorted(self.folder.glob(f"{group.id}*.json")):
             if not path.name.endswith(_NOTE):
-                yield path.stem, read_run(path)
+                try:
+                    yield path.stem, read_run(path)
+                except BadInput as exc:
+                    raise BadInput(
+                        str(exc), hint="delete it, and the group is missing until it is run again"
+                    ) from exc
 
     def losses(self, group: Group) -> Iterator[Loss]:
         """What was lost of ``group`` and not measured since.
@@ -129,6 +146,10 @@ class Results:
     def text(self, name: str) -> str:
         """The stored run of that name."""
         return read_file(self._run(name), MOST_JSON).decode()
+
+    def _write(self, loss: Loss) -> None:
+        text = loss.model_dump_json(indent=1) + "\n"
+        write_text(str(self._note(loss.name)), text, final=False)
 
     def _run(self, name: str) -> Path:
         return self.folder / f"{name}.json"

@@ -48,6 +48,10 @@ def run_groups(
     units = [
         unit for group in groups for unit in units_of(group, machines) if not results.has(unit.id)
     ]
+    planned = {group.id for group in groups}
+    for unit in units:
+        if unit.id not in planned:  # for one kind of machine
+            results.expect(unit.id)
     losses = []
     for settled in dispatch(units, crew, patience_s=patience_s, doing="groups", say=say):
         loss = results.keep(settled)

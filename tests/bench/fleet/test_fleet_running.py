@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -80,6 +82,24 @@ def test_each_is_once_for_every_kind_of_machine(tmp_path: Path) -> None:
     assert sorted(id for _, id in workers.given) == sorted(
         f"{group.id}-{kind}" for group in made.groups for kind in ("none", "NVID")
     )
+
+
+def test_a_kind_of_machine_that_was_not_reached_is_missing(tmp_path: Path) -> None:
+    made = plan(each=True)
+
+    def does(slot: str, id: str, _: Any) -> Event:
+        if id.endswith("NVID"):
+            raise KeyboardInterrupt
+        return Answer(slot, id, RUN)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, made, crew(does))
+    results = Results.read(tmp_path)
+    missing = {loss.name for group in made.groups for loss in results.losses(group)}
+    assert {f"{group.id}-NVID" for group in made.groups} <= missing
+    assert all(loss.status == "missing" for g in made.groups for loss in results.losses(g))
+    run(tmp_path, made, crew())
+    assert not list(tmp_path.glob("*.lost.json"))
 
 
 def test_a_label_that_nothing_has_lists_what_there_is() -> None:
@@ -197,6 +217,19 @@ def test_a_group_runs_in_a_process_with_the_arrived_files(monkeypatch: pytest.Mo
     assert work(["--artifact", "/there/int8"]) == b"--artifact /here/int8 --json run.json"
 
 
+def test_the_process_has_installed_packages_rather_than_those_of_ray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = ModuleType("ray")
+    ray.__file__ = "/env/ray/__init__.py"
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(sys, "path", ["/env/ray/thirdparty_files", *sys.path])
+    monkeypatch.setattr(
+        cells, "_START", "import sys; open(sys.argv[-1], 'w').write(sys.argv[1]); sys.exit(1)"
+    )
+    assert cells.run_group([]).decode().splitlines() == sys.path[1:]
+
+
 def test_a_changed_artifact_is_refused_before_anything_runs(tmp_path: Path) -> None:
     artifact = tmp_path / "model.onnx"
     artifact.write_text("a")
@@ -206,7 +239,7 @@ def test_a_changed_artifact_is_refused_before_anything_runs(tmp_path: Path) -> N
     words = ["run-cells", str(tmp_path / "plan.json"), "--into", str(tmp_path / "results")]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 4
-    assert "model.onnx is not what was sent" in done.output
+    assert "model.onnx has changed" in done.output
 
 
 def test_an_index_and_an_id_name_the_same_group(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
 
+import junit_schema
 from fakes.pages import stored_run
 from resnext.cluster.units import Settled, Unit
 from resnext.errors import BadInput
 from resnext_bench.cli.bench import main
+from resnext_bench.fleet import plan_file
 from resnext_bench.fleet.merged import merge, one_run
 from resnext_bench.fleet.plan_file import make_plan
 from resnext_bench.fleet.results import Results
@@ -72,6 +75,26 @@ def test_two_kinds_of_machine_are_two_tables_without_a_common_speedup(
     assert len(json.loads(targets[2].read_text())["tables"]) == 2
 
 
+def test_tables_of_one_machine_say_which_packages_set_them_apart(
+    results: Results, tmp_path: Path
+) -> None:
+    environment = part(8).environment
+    packages = {**environment.packages, "torch": "9.9"}
+    keep(results, 0, part(1))
+    keep(
+        results,
+        1,
+        part(8, environment=environment.model_copy(update={"packages": packages})),
+    )
+    targets = [tmp_path / name for name in ("a.html", "a.md")]
+    _, output = call(results, "--html", str(targets[0]), "--markdown", str(targets[1]))
+    for text in (output, *(target.read_text() for target in targets)):
+        assert "his table: torch 9.9" in text
+        assert f"his table: torch {environment.packages['torch']}" in text
+    keep(results, 1, part(8))
+    assert "his table:" not in call(results)[1]
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -120,6 +143,18 @@ def test_lost_and_missing_groups_are_rows_and_an_exit_code(
     assert "2 of 2 groups have no run" in output
 
 
+def test_a_ci_server_gets_every_row_and_every_group_without_a_run(
+    results: Results, tmp_path: Path
+) -> None:
+    keep(results, 0, part(1))
+    path = tmp_path / "junit.xml"
+    call(results, "--junit", str(path))
+    suite = ElementTree.parse(path).getroot()[0]
+    assert junit_schema.problems(path.read_text()) == []
+    assert (suite.attrib["tests"], suite.attrib["errors"]) == (str(len(part(1).rows) + 1), "1")
+    assert 'name="batch 8 (' in path.read_text()
+
+
 def test_a_loss_is_forgotten_once_the_group_is_measured(results: Results) -> None:
     keep(results, 0, None, lost="its node has died")
     keep(results, 0, part(1))
@@ -134,6 +169,17 @@ def test_an_invalid_row_is_1_whatever_else_is_wrong(results: Results) -> None:
     assert call(results)[0] == 1
 
 
+def test_results_of_an_earlier_toolkit_are_still_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_file, "__version__", "0.0.9")
+        early = Results.begin(tmp_path / "early", make_plan(TITLED, [], [], each=False))
+    keep(early, 0, part(1))
+    keep(early, 1, part(8))
+    assert call(early)[0] == 0
+
+
 @pytest.mark.parametrize("content", [None, "{}", '{"format_version": 2}'])
 def test_a_folder_or_file_that_is_none_of_ours_is_refused(
     results: Results, content: str | None
@@ -145,3 +191,4 @@ def test_a_folder_or_file_that_is_none_of_ours_is_refused(
     code, output = call(results)
     assert code == 4
     assert output.startswith("error:")
+    assert content is None or "delete it" in output

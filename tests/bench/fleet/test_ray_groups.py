@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from resnext.machine.threads import thread_budget
 from resnext_bench.fleet.merged import Merged, merge
 from resnext_bench.fleet.results import Results
 
@@ -157,6 +158,8 @@ def test_every_group_is_measured_and_placed_by_what_machines_have(cluster: Clust
     assert not merged.absent
     assert len(merged.tables) == 1  # both nodes are this machine
     assert len(merged.standings) == 3
+    # As beside Ray, which was told of one CPU.
+    assert merged.tables[0].threads == thread_budget(environ={}).count
     cluster.plan("--on", "gpu=B200")
     shutil.rmtree(cluster.folder / "results")
     refused = cluster.run()

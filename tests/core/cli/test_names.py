@@ -283,6 +283,7 @@ USES = {
         "json_path": Use("{results} --json={}"),
         "markdown_path": Use("{results} --markdown={}"),
         "html_path": Use("{results} --html={}"),
+        "junit_path": Use("{results} --junit={}"),
     },
     "resnext_bench.cli.bench page": {
         "run": Use("--html=/dev/null -- {}", "run"),
@@ -377,9 +378,12 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made["runs"] = folder / "runs"
     made["runs"].mkdir()
     shutil.copy(made["run"], made["runs"])
-    made["results"] = folder / "results"  # of a plan of nothing
-    Results.begin(made["results"], make_plan([], [], [], each=False))
-    made["plan"] = made["results"] / "plan.json"
+    nothing = Results.begin(folder / "nothing", make_plan([], [], [], each=False))
+    made["plan"] = nothing.folder / "plan.json"
+    results = Results.begin(folder / "results", make_plan([("batch 1", ())], [], [], each=False))
+    made["results"] = results.folder
+    valid = sorted(STORED.glob("*xeon*fp32.json"))[0]
+    shutil.copy(valid, results.folder / f"{results.plan.groups[0].id}.json")
     made["pictures"], made["labeled"] = folder / "pictures", folder / "labeled"
     made["pictures"].mkdir()
     for digit in range(10):

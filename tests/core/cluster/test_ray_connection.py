@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from resnext.cluster import ray_connection
 from resnext.cluster.ray_connection import connected, connection_problem, open_cluster
 from resnext.cluster.ray_crew import RayCrew, ray_reason
 from resnext.cluster.ray_worker import RayWorker
@@ -41,6 +43,61 @@ def test_a_port_where_nobody_listens_is_said_at_once() -> None:
             connected(address),
         ):
             pass
+
+
+def test_a_port_of_something_else_is_said_before_ray_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr(ray_connection, "_ANSWERING_S", 0.2)
+    with socket.create_server(("127.0.0.2", 0)) as mute:
+        address = f"127.0.0.2:{mute.getsockname()[1]}"
+        with (
+            pytest.raises(MissingRequirement, match=r"not the head of a Ray cluster; .*8265"),
+            connected(address),
+        ):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "says"),
+    [
+        (12, "Method not found!", "is not the head of a Ray cluster"),
+        (16, "InvalidAuthToken: Authentication token is missing", "RAY_AUTH_TOKEN_PATH"),
+    ],
+    ids=["port of Ray's client", "token"],
+)
+def test_a_refusal_is_said_before_ray_tries_again(
+    monkeypatch: pytest.MonkeyPatch, code: int, words: str, says: str
+) -> None:
+    raylet: Any = pytest.importorskip("ray._raylet")
+
+    class RpcError(Exception):
+        rpc_code = code
+
+    def client(**_: str) -> None:
+        raise RpcError(words)
+
+    monkeypatch.setattr(raylet, "GcsClient", client)
+    with socket.create_server(("127.0.0.2", 0)) as head:
+        address = f"127.0.0.2:{head.getsockname()[1]}"
+        with pytest.raises(MissingRequirement) as raised, connected(address):
+            pass
+    assert says in f"{raised.value} {raised.value.hint}"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n"])
+def test_a_token_that_is_missing_is_one_line(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+    asks = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+    with pytest.raises(MissingRequirement, match=r"there is none in .*token"):
+        ray_connection.check_token(asks)
+    ray_connection.check_token({**asks, "RAY_AUTH_TOKEN": "x"})
+    ray_connection.check_token({**asks, "RAY_AUTH_MODE": "disabled"})
+    path.write_bytes(b"x")
+    ray_connection.check_token(asks)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,10 @@ def test_a_killed_node_loses_nothing_and_no_unit_is_settled_twice(
     with RayCrew(cluster.address, "fakes.crew:waiting", cpus=2) as greedy:
         assert not greedy.slots()
         assert greedy.missing().startswith("a worker needs 2 CPU; 127.0.0.")
+    # Ray gives its own processes one thread here, and niceness 15, which not everybody may undo.
+    with RayCrew(cluster.address, "fakes.crew:surroundings", cpus=None, count=1) as whole:
+        (alone,) = dispatch([Unit("alone")], whole)
+        assert alone.receipt in (f"{os.nice(0)} None", "15 None")
     args = (str(tmp_path), str(go), Parcel.of(sent))
     with RayCrew(cluster.address, "fakes.crew:waiting", args) as crew:
         assert {place.partition("/")[0] for place in crew.slots().values()} == {HEAD, OTHER}
