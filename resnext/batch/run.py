@@ -101,7 +101,7 @@ def classify_shards(
         format=format,
     )
     progress("listing the pictures")
-    shards = find_shards(source)
+    shards = find_shards(source, progress)
     try:
         with _alone(output):
             hold_to(request, output)
