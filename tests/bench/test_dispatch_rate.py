@@ -53,7 +53,7 @@ def test_it_prints_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
             return [*super().wait(timeout_s)]
 
     monkeypatch.setattr(dispatch_rate, "LocalCrew", Local)
-    result = CliRunner().invoke(main, ["--shards", "20"])
+    result = CliRunner().invoke(main, ["--shards", "20", "--units", "50"])
     assert result.exit_code == 0, result.output
     assert given == [dispatch_rate.TAR] * 20 + [FOLDER] * 20
     assert [line.split(" | ")[0] for line in result.output.splitlines()[2:5]] == [
