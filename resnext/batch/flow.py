@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.errors import ResnextError
+from resnext.images.shards.folder import file_status
 from resnext.images.shards.shard import Picture, plain
 from resnext.readers.files import file_sha256
 from resnext.storage import written_whole
@@ -264,11 +265,14 @@ class Flow:
                         times[kind] += getattr(batch, kind)
         except ResnextError as exc:
             return Failed(shard, exc)
+        size, changed = file_status(output / name)
         receipt = Receipt(
             shard=shard.id,
             name=plain(shard.shard.name),
             part=name,
             part_sha256=file_sha256(output / name),
+            part_bytes=size,
+            part_changed=changed,
             rows=count,
             failures=tuple(failures),
             times=Times(**times, wall=now_ns() - first.began),

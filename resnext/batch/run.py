@@ -158,7 +158,7 @@ def _run(plan: Plan, job: Job, outcomes: Outcomes, workers: int | None) -> Summa
         earlier=len(plan.done),
         superseded=plan.superseded,
         workers=workers,
-        decode_threads=max((it.decode_threads for it in receipts.values()), default=1),
+        decode_threads=max((it.decode_threads for it in (new or receipts).values()), default=1),
         times=times,
         busy_share=share,
         bound=bound,
@@ -168,12 +168,13 @@ def _run(plan: Plan, job: Job, outcomes: Outcomes, workers: int | None) -> Summa
 def _in_process(plan: Plan, job: Job, progress: Callable[[str], object]) -> Outcomes:
     """Shards by a worker in this process, without a gap between two."""
     say = _Say(plan, progress)
+    shards = {it.id: it for it in plan.left}
     with Worker(job) as worker, closing(worker.pipeline.run(plan.left, say.look)) as outcomes:
         for outcome in outcomes:
             if isinstance(outcome, Failed):
                 yield outcome.shard, say.settled(outcome.shard, str(outcome.error))
             else:
-                planned = next(it for it in plan.left if it.id == outcome.shard)
+                planned = shards[outcome.shard]
                 yield planned, say.settled(planned, outcome)
 
 
@@ -272,6 +273,8 @@ def _judge(summary: Summary) -> None:
             f" {failed[0].name}: {failed[0].error}",
             hint="all others are done, and the same command tries these again",
         )
+    if not summary.rows:
+        raise BadInput(f"no picture in the files in {summary.request.input}")
     if summary.rows == summary.failures:
         raise BadInput(
             f"none of {summary.rows} pictures in {summary.request.input} has a result",
