@@ -98,7 +98,7 @@ def driver_ms(crew: Crew, shards: int, payload: object) -> tuple[float, float]:
 def rows(shards: int, workers: int, units: int) -> Iterator[tuple[str, float, float]]:
     """What is measured: its name, processor and wall time for a shard, ms."""
     for name, payload in (("a tar file", TAR), ("2,048 pictures of a folder", FOLDER)):
-        crew = LocalCrew(workers, "dispatch_rate:echo")
+        crew = LocalCrew(workers, "dispatch_rate:echo", depth=2)
         yield f"{workers} processes, {name}", *driver_ms(crew, shards, payload)
     for count in (10, 1000, 10_000):
         for words, at_once in (("one at a time", 1), ("all at once", count)):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import TIMEOUT_MAX
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.trust import current_trust
@@ -37,6 +37,8 @@ from .worker import PROBE, Job, Worker
 #: Least time between two lines of progress, seconds.
 _LINE_S = 10.0
 _FACTORY = "resnext.batch.worker:work_in_crew"
+#: Shards of a worker: one ends while the next begins.
+_AT_ONCE = 2
 Outcomes = Generator[tuple[Planned, Receipt | str]]
 
 
@@ -179,16 +181,19 @@ def _in_process(plan: Plan, job: Job, progress: Callable[[str], object]) -> Outc
 
 
 def _crew(artifact: Artifact, job: Job, ray: str | None, workers: int | None) -> Crew:
-    # The dispatcher ends what hangs; it sees less, but it can.
-    job = replace(job, patience_s=min(2 * job.patience_s + 60, TIMEOUT_MAX))
+    # The dispatcher ends what hangs; a worker may well wait for a shard.
+    job = replace(job, patience_s=math.inf)
     if ray is None:
-        return LocalCrew(job.neighbors, _FACTORY, (job,))
+        return LocalCrew(job.neighbors, _FACTORY, (job,), depth=_AT_ONCE)
     from resnext.cluster.ray_crew import RayCrew
 
     parcel = Parcel.of(artifact.path if artifact.bare else artifact.directory)
     needs_gpu = runtime_named(job.request.backend).device == "cuda"
     cpus = 1.0 if needs_gpu else None  # None: the whole node
-    return RayCrew(ray, _FACTORY, (job, parcel), cpus=cpus, gpus=float(needs_gpu), count=workers)
+    gpus = float(needs_gpu)
+    return RayCrew(
+        ray, _FACTORY, (job, parcel), cpus=cpus, gpus=gpus, count=workers, depth=_AT_ONCE
+    )
 
 
 def _in_crew(plan: Plan, job: Job, members: Crew, progress: Callable[[str], object]) -> Outcomes:

@@ -34,8 +34,8 @@ def dispatch(
 ) -> Iterator[Settled]:
     """Give units to the workers of ``crew``, in order, and yield each as it is settled.
 
-    A worker that is lost gives its units back. The one that it was at counts as tried; those that
-    it merely held do not, so that a unit which kills its worker takes no other with it.
+    A worker that is lost gives its units back. The first that it held counts as tried, and is done
+    alone from then on, so that a unit which kills its worker takes no other with it.
 
     Args:
         units: what to do; ids are unique.
@@ -161,14 +161,24 @@ class _Board:
         self.workers[slot] = _Worker(place, now)
 
     def hand_out(self, depth: int) -> Iterator[tuple[str, Unit]]:
-        """Units for workers that are ready: one for each first, then more up to ``depth``."""
+        """Units for workers that are ready: one for each first, then more up to ``depth``.
+
+        A unit over which a worker was lost is done alone: units that are done at once cannot tell
+        which of them it was.
+        """
         for held in range(depth):
             for slot in list(self._ready[held]) if self._queue.left else ():
                 worker = self.workers[slot]
+                if any(unit.id in self._tried for unit in worker.held):
+                    continue
                 unit = self._queue.take(worker.place)
-                if unit is not None:
-                    self._change(slot, worker.held.append, unit)
-                    yield slot, unit
+                if unit is None:
+                    continue
+                if held and unit.id in self._tried:
+                    self._queue.give_back(unit)
+                    break
+                self._change(slot, worker.held.append, unit)
+                yield slot, unit
 
     def _change(self, slot: str, change: Callable[[Unit], object], unit: Unit) -> None:
         """Change what the worker in ``slot`` holds."""

@@ -41,8 +41,8 @@ def test_it_prints_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
 
     class Local(Echo):
-        def __init__(self, count: int, factory: str) -> None:
-            assert factory == "dispatch_rate:echo"
+        def __init__(self, count: int, factory: str, depth: int) -> None:
+            assert (factory, depth) == ("dispatch_rate:echo", 2)
             super().__init__(count, at_once=1)
 
         def give(self, slot: str, id: str, payload: object) -> None:

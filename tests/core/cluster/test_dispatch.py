@@ -127,6 +127,25 @@ def test_a_unit_that_kills_three_workers_is_lost_alone() -> None:
     assert lost == {"0": ("signal SIGSEGV", 3)}
 
 
+def test_a_unit_that_was_tried_is_done_alone_so_that_the_one_that_kills_is_found() -> None:
+    tried: list[str] = []
+
+    def does(slot: str, id: str, payload: Any) -> Event | None:
+        tried.append(id)
+        if id == "1":  # while 0 is not done yet
+            return Ended(slot, "signal SIGSEGV")
+        return None if tried == ["0"] else Answer(slot, id, payload)
+
+    settled = run(FakeCrew({"a/0": "a"}, does, depth=2), units(4))
+    assert {id: (one.lost, one.tries) for id, one in settled.items()} == {
+        "0": ("", 2),
+        "1": ("signal SIGSEGV", 3),
+        "2": ("", 1),
+        "3": ("", 1),
+    }
+    assert tried[:3] == ["0", "1", "0"]
+
+
 def test_an_error_of_the_work_is_an_answer() -> None:
     error = BadInput("no good")
     settled = run(FakeCrew(TWO, lambda slot, id, _: Answer(slot, id, None, error)), units(2))
