@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -50,10 +49,12 @@ def main(descriptor: int) -> None:
             send("answer", id, None, failure_of(exc))
 
     with ThreadPoolExecutor(depth) as pool:
-        begin = partial(pool.submit, do) if depth > 1 else do  # one alone stays on the main thread
         while True:
             try:
                 id, payload = link.recv()
             except (EOFError, OSError):
                 return
-            begin(id, payload)
+            if depth > 1:
+                pool.submit(do, id, payload)
+            else:  # one alone stays on the main thread
+                do(id, payload)
