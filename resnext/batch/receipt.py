@@ -95,10 +95,11 @@ class Receipt(Strict):
 def cannot_write(output: Path, error: OSError) -> ResnextError:
     """The error of an output folder that cannot be written."""
     message = f"cannot write {error.filename or output}: {error.strerror or error}"
-    if error.errno == errno.ENAMETOOLONG:
+    if error.errno in (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.ENOENT):
         return BadInput(message, hint="choose another `output`")
+    remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
     return MissingRequirement(
-        message, hint="finished shards are kept: make room, and the same command goes on"
+        message, hint=f"finished shards are kept: {remedy}, and the same command goes on"
     )
 
 

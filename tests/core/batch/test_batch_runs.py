@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from resnext.artifact.manifest import BatchRange
 from resnext.batch import receipt, run, worker
 from resnext.batch.pipeline import Pipeline
 from resnext.batch.plan import plan_for
-from resnext.batch.receipt import Times
+from resnext.batch.receipt import Times, cannot_write
 from resnext.batch.run import classify_shards
 from resnext.batch.summary import bound_of
 from resnext.batch.worker import shared_threads
@@ -236,6 +237,22 @@ def test_a_folder_with_other_files_is_not_an_output(
     folder_of(tmp_path / "out", [("thesis.txt", b"x")])
     with pytest.raises(UsageError, match="holds files that are not of a batch run"):
         classify_shards(artifact, tars, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "hint"),
+    [
+        (errno.ENOSPC, MissingRequirement, "make room, and the same command goes on"),
+        (errno.EROFS, MissingRequirement, "mend that, and the same command goes on"),
+        (errno.EEXIST, BadInput, "choose another `output`"),
+    ],
+)
+def test_the_hint_fits_what_is_wrong_with_the_output(
+    number: int, kind: type[Exception], hint: str
+) -> None:
+    found = cannot_write(Path("out"), OSError(number, os.strerror(number)))
+    assert isinstance(found, kind)
+    assert hint in found.hint
 
 
 @pytest.mark.parametrize("places", [("in", "in"), ("in", "in/out"), ("in/deep", "in")])

@@ -136,17 +136,25 @@ def test_tar_files_in_a_folder_are_a_shard_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_row_groups_of_parquet_are_shards(tmp_path: Path, nested: bool) -> None:
-    data = [png(level) for level in range(4)]
+def test_row_groups_of_parquet_are_together_as_many_as_a_shard_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nested: bool
+) -> None:
+    monkeypatch.setattr(parquet, "MOST_PICTURES", 7)
+    data = [png(level) for level in range(10)]
     images = (
         pa.array([{"bytes": it, "path": f"{n}.png"} for n, it in enumerate(data)], KIND)
         if nested
         else pa.array(data, pa.binary())
     )
-    path = parquet_of(tmp_path / "t.parquet", {"image": images, "label": [0, 1, 0, 1]})
-    assert [len(list(shard.pictures())) for shard in find_shards(path)] == [3, 1]
-    ends = [f"/{number}.png" if nested else "" for number in range(4)]
-    assert facts(path) == [(f"t.parquet#{n}{ends[n]}", n % 2) for n in range(4)]
+    path = parquet_of(tmp_path / "t.parquet", {"image": images, "label": [0, 1] * 5})
+    shards = find_shards(path)
+    assert [(shard.name, shard.weight) for shard in shards] == [
+        ("t.parquet#0", 6),
+        ("t.parquet#2", 4),
+    ]
+    assert [len(list(shard.pictures())) for shard in shards] == [6, 4]
+    ends = [f"/{number}.png" if nested else "" for number in range(10)]
+    assert facts(path) == [(f"t.parquet#{n}{ends[n]}", n % 2) for n in range(10)]
     assert [it.load() for it in pictures(path)] == data
 
 
