@@ -136,14 +136,18 @@ def test_a_unit_that_was_tried_is_done_alone_so_that_the_one_that_kills_is_found
             return Ended(slot, "signal SIGSEGV")
         return None if tried == ["0"] else Answer(slot, id, payload)
 
-    settled = run(FakeCrew({"a/0": "a"}, does, depth=2), units(4))
-    assert {id: (one.lost, one.tries) for id, one in settled.items()} == {
+    crew, settled = FakeCrew({"a/0": "a"}, does, depth=2), {}
+    for one in dispatch(units(4), crew, clock=crew.clock):
+        settled[one.unit.id] = (one.lost, one.tries)
+        if one.unit.id == "0":
+            assert tried == ["0", "1", "0"]  # nothing beside it
+    assert settled == {
         "0": ("", 2),
         "1": ("signal SIGSEGV", 3),
         "2": ("", 1),
         "3": ("", 1),
     }
-    assert tried[:3] == ["0", "1", "0"]
+    assert tried == ["0", "1", "0", "1", "2", "1", "1", "2", "3"]
 
 
 def test_an_error_of_the_work_is_an_answer() -> None:
