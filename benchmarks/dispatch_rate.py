@@ -1,11 +1,11 @@
 """Measures what a shard takes of the driver: its descriptor out, its receipt back, bookkeeping.
 
-    python benchmarks/dispatch_rate.py [--shards 2000] [--workers 2]
+    python benchmarks/dispatch_rate.py [--shards 2000] [--workers 2] [--units 500000]
 
 Workers answer at once, so that the driver is the bound. Its processor time counts, not the wall's,
 which the workers share here. A folder's descriptor lists 2,048 pictures, that of a tar file none.
-For more workers than a machine has, the bookkeeping alone is timed, with answers one at a time and
-with as many at once as there are workers.
+For more workers than a machine has, the bookkeeping of ``units`` is timed alone, with answers one
+at a time and with as many at once as there are workers.
 """
 
 from __future__ import annotations
@@ -95,25 +95,25 @@ def driver_ms(crew: Crew, shards: int, payload: object) -> tuple[float, float]:
     return processor, wall
 
 
-def rows(shards: int, workers: int) -> Iterator[tuple[str, float, float]]:
+def rows(shards: int, workers: int, units: int) -> Iterator[tuple[str, float, float]]:
     """What is measured: its name, processor and wall time for a shard, ms."""
     for name, payload in (("a tar file", TAR), ("2,048 pictures of a folder", FOLDER)):
-        crew = LocalCrew(workers, "dispatch_rate:echo")
+        crew = LocalCrew(workers, "dispatch_rate:echo", depth=2)
         yield f"{workers} processes, {name}", *driver_ms(crew, shards, payload)
-    for count in (10, 100, 1000):
+    for count in (10, 1000, 10_000):
         for words, at_once in (("one at a time", 1), ("all at once", count)):
-            size = max(shards, 2 * count) if at_once > 1 else shards
             name = f"bookkeeping for {count:,} workers, answers {words}"
-            yield name, *driver_ms(Echo(count, at_once), size, TAR)
+            yield name, *driver_ms(Echo(count, at_once), units, TAR)
 
 
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
 @click.option("--shards", type=click.IntRange(min=10), default=2000, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True)
-def main(shards: int, workers: int) -> None:
+@click.option("--units", type=click.IntRange(min=10), default=500_000, show_default=True)
+def main(shards: int, workers: int, units: int) -> None:
     """Print a table."""
     click.echo("| | driver's processor, ms a shard | wall, ms |\n| --- | ---: | ---: |")
-    for name, processor, wall in rows(shards, workers):
+    for name, processor, wall in rows(shards, workers, units):
         click.echo(f"| {name} | {processor:.3f} | {wall:.3f} |")
 
 

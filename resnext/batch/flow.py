@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.errors import ResnextError
+from resnext.images.shards.folder import file_status
 from resnext.images.shards.shard import Picture, plain
 from resnext.readers.files import file_sha256
 from resnext.storage import written_whole
@@ -102,9 +103,14 @@ class End:
 
 
 class Flow:
-    """The threads that do ``shards``; they begin at once."""
+    """The threads that do ``shards``; they begin at once.
 
-    def __init__(self, stages: Stages, shards: Iterable[Planned]) -> None:
+    Args:
+        stages: what they do.
+        shards: what to do. None among them means that the next one is not there yet.
+    """
+
+    def __init__(self, stages: Stages, shards: Iterable[Planned | None]) -> None:
         self._stages, self._shards = stages, shards
         self._stop = Event()
         most = (_AHEAD + 1) * len(stages.black)
@@ -149,23 +155,32 @@ class Flow:
         ahead: deque[tuple[_Batch, Picture | None, Future[Decoded]]] = deque()
         size = len(self._stages.black)
         for shard in self._shards:
-            batch = _Batch(shard, now_ns())
-            for picture in self._pictures(shard):
-                future: Future[Decoded] = Future()
-                if isinstance(picture, Picture):
-                    batch.pictures.append(picture)
-                    self._jobs.give((picture, future))
-                    ahead.append((batch, picture, future))
-                    if len(batch.pictures) == size:
-                        batch = _Batch(shard, batch.began)
-                else:
-                    batch.last, batch.error = True, picture
-                    ahead.append((batch, None, future))
+            for item in () if shard is None else self._given(shard):
+                ahead.append(item)
                 while len(ahead) > _AHEAD * size:
                     self._place(*ahead.popleft())
+            while shard is None and ahead:
+                self._place(*ahead.popleft())
         while ahead:
             self._place(*ahead.popleft())
         self._batches.give(None)
+
+    def _given(self, shard: Planned) -> Iterator[tuple[_Batch, Picture | None, Future[Decoded]]]:
+        """Give the pictures of ``shard`` to the decoders: each with its batch, and None at the end
+        of the last.
+        """
+        batch = _Batch(shard, now_ns())
+        for picture in self._pictures(shard):
+            future: Future[Decoded] = Future()
+            if isinstance(picture, Picture):
+                batch.pictures.append(picture)
+                self._jobs.give((picture, future))
+                yield batch, picture, future
+                if len(batch.pictures) == len(self._stages.black):
+                    batch = _Batch(shard, batch.began)
+            else:
+                batch.last, batch.error = True, picture
+                yield batch, None, future
 
     def _pictures(self, shard: Planned) -> Iterator[Picture | ResnextError | None]:
         """The pictures of ``shard``, and at its end None, or why there are no more."""
@@ -208,7 +223,9 @@ class Flow:
         progress, idle, blocked = self._stages.progress, now_ns(), 0
         while (batch := self._batches.take()) is not None:
             began = now_ns()
-            batch.starved, batch.blocked = began - idle, blocked
+            # Before the shard came, there was nothing to wait for.
+            batch.starved = max(0, began - max(idle, batch.began))
+            batch.blocked = blocked
             if batch.images is not None:
                 progress.running = began
                 batch.logits = self._stages.infer(batch.images)
@@ -264,11 +281,14 @@ class Flow:
                         times[kind] += getattr(batch, kind)
         except ResnextError as exc:
             return Failed(shard, exc)
+        size, changed = file_status(output / name)
         receipt = Receipt(
             shard=shard.id,
             name=plain(shard.shard.name),
             part=name,
             part_sha256=file_sha256(output / name),
+            part_bytes=size,
+            part_changed=changed,
             rows=count,
             failures=tuple(failures),
             times=Times(**times, wall=now_ns() - first.began),

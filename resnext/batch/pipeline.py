@@ -90,7 +90,7 @@ class Pipeline:
 
     def run(
         self,
-        shards: Iterable[Planned],
+        shards: Iterable[Planned | None],
         look: Callable[[Progress], object] = lambda _: None,
         look_s: float = 1.0,
     ) -> Generator[Receipt | Failed]:
@@ -98,7 +98,8 @@ class Pipeline:
         is written. Closing the iterator abandons what is not.
 
         Args:
-            shards: what to do.
+            shards: what to do. None among them means that the next one is not there yet, so that
+                those before are finished first.
             look: called about every ``look_s`` seconds.
             look_s: seconds.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from resnext.errors import BadInput
@@ -40,7 +41,7 @@ class Plan:
     done: dict[str, Receipt]
     superseded: int
 
-    @property
+    @cached_property
     def left(self) -> tuple[Planned, ...]:
         """Those to do, in order."""
         return tuple(it for it in self.shards if it.id not in self.done)

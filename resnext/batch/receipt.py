@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from resnext.artifact.manifest import Sha256
 from resnext.artifact.specs import Strict
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, ResnextError
+from resnext.images.shards.folder import file_status
 from resnext.readers.files import MOST_JSON, file_sha256, read_file
 from resnext.readers.strict_json import parse_json
 from resnext.storage import write_whole
@@ -62,6 +63,8 @@ class Receipt(Strict):
         name: name of the shard in its input.
         part: name of the file with its rows.
         part_sha256: digest of that file.
+        part_bytes: its size; -1 in a receipt of an older toolkit.
+        part_changed: time of its last change, ns.
         rows: pictures.
         failures: pictures without a result.
         times: where the time went.
@@ -77,6 +80,8 @@ class Receipt(Strict):
     name: str
     part: str
     part_sha256: Sha256
+    part_bytes: int = -1
+    part_changed: int = -1
     rows: Count
     failures: tuple[Failure, ...]
     times: Times
@@ -90,10 +95,11 @@ class Receipt(Strict):
 def cannot_write(output: Path, error: OSError) -> ResnextError:
     """The error of an output folder that cannot be written."""
     message = f"cannot write {error.filename or output}: {error.strerror or error}"
-    if error.errno == errno.ENAMETOOLONG:
+    if error.errno in (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.ENOENT):
         return BadInput(message, hint="choose another `output`")
+    remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
     return MissingRequirement(
-        message, hint="finished shards are kept: make room, and the same command goes on"
+        message, hint=f"finished shards are kept: {remedy}, and the same command goes on"
     )
 
 
@@ -115,16 +121,22 @@ def write_receipt(receipt: Receipt, output: Path) -> None:
 def finished(shard: str, output: Path, format: str) -> Receipt | None:
     """The receipt of a shard whose part is whole.
 
+    A part with the size and the time of its receipt is taken to be, as pictures are; others, such
+    as copies, are if they have the digest. So going on does not read all that was written.
+
     Returns:
         None if the shard is to be done (again): it has no receipt, or the receipt or the part is
         damaged or of something else.
     """
+    part = output / part_name(shard, format)
     try:
         text = read_file(output / RECEIPTS / f"{shard}.json", MOST_JSON)
         parse_json(text)
         receipt = Receipt.model_validate_json(text)
-        whole = file_sha256(output / part_name(shard, format)) == receipt.part_sha256
+        if (receipt.shard, receipt.part) != (shard, part.name):
+            return None
+        same = file_status(part) == (receipt.part_bytes, receipt.part_changed)
+        whole = same or file_sha256(part) == receipt.part_sha256
     except (BadArtifact, BadInput, ValueError, ValidationError):
         return None
-    named = (receipt.shard, receipt.part) == (shard, part_name(shard, format))
-    return receipt if whole and named else None
+    return receipt if whole else None

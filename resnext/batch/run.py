@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import TIMEOUT_MAX
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.trust import current_trust
@@ -37,6 +37,8 @@ from .worker import PROBE, Job, Worker
 #: Least time between two lines of progress, seconds.
 _LINE_S = 10.0
 _FACTORY = "resnext.batch.worker:work_in_crew"
+#: Shards of a worker: one ends while the next begins.
+_AT_ONCE = 2
 Outcomes = Generator[tuple[Planned, Receipt | str]]
 
 
@@ -101,7 +103,7 @@ def classify_shards(
         format=format,
     )
     progress("listing the pictures")
-    shards = find_shards(source)
+    shards = find_shards(source, progress)
     try:
         with _alone(output):
             hold_to(request, output)
@@ -158,7 +160,7 @@ def _run(plan: Plan, job: Job, outcomes: Outcomes, workers: int | None) -> Summa
         earlier=len(plan.done),
         superseded=plan.superseded,
         workers=workers,
-        decode_threads=max((it.decode_threads for it in receipts.values()), default=1),
+        decode_threads=max((it.decode_threads for it in (new or receipts).values()), default=1),
         times=times,
         busy_share=share,
         bound=bound,
@@ -168,26 +170,30 @@ def _run(plan: Plan, job: Job, outcomes: Outcomes, workers: int | None) -> Summa
 def _in_process(plan: Plan, job: Job, progress: Callable[[str], object]) -> Outcomes:
     """Shards by a worker in this process, without a gap between two."""
     say = _Say(plan, progress)
+    shards = {it.id: it for it in plan.left}
     with Worker(job) as worker, closing(worker.pipeline.run(plan.left, say.look)) as outcomes:
         for outcome in outcomes:
             if isinstance(outcome, Failed):
                 yield outcome.shard, say.settled(outcome.shard, str(outcome.error))
             else:
-                planned = next(it for it in plan.left if it.id == outcome.shard)
+                planned = shards[outcome.shard]
                 yield planned, say.settled(planned, outcome)
 
 
 def _crew(artifact: Artifact, job: Job, ray: str | None, workers: int | None) -> Crew:
-    # The dispatcher ends what hangs; it sees less, but it can.
-    job = replace(job, patience_s=min(2 * job.patience_s + 60, TIMEOUT_MAX))
+    # The dispatcher ends what hangs; a worker may well wait for a shard.
+    job = replace(job, patience_s=math.inf)
     if ray is None:
-        return LocalCrew(job.neighbors, _FACTORY, (job,))
+        return LocalCrew(job.neighbors, _FACTORY, (job,), depth=_AT_ONCE)
     from resnext.cluster.ray_crew import RayCrew
 
     parcel = Parcel.of(artifact.path if artifact.bare else artifact.directory)
     needs_gpu = runtime_named(job.request.backend).device == "cuda"
     cpus = 1.0 if needs_gpu else None  # None: the whole node
-    return RayCrew(ray, _FACTORY, (job, parcel), cpus=cpus, gpus=float(needs_gpu), count=workers)
+    gpus = float(needs_gpu)
+    return RayCrew(
+        ray, _FACTORY, (job, parcel), cpus=cpus, gpus=gpus, count=workers, depth=_AT_ONCE
+    )
 
 
 def _in_crew(plan: Plan, job: Job, members: Crew, progress: Callable[[str], object]) -> Outcomes:
@@ -272,6 +278,8 @@ def _judge(summary: Summary) -> None:
             f" {failed[0].name}: {failed[0].error}",
             hint="all others are done, and the same command tries these again",
         )
+    if not summary.rows:
+        raise BadInput(f"no picture in the files in {summary.request.input}")
     if summary.rows == summary.failures:
         raise BadInput(
             f"none of {summary.rows} pictures in {summary.request.input} has a result",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock, Thread
 from types import TracebackType
 
 from typing_extensions import Self
@@ -151,8 +154,9 @@ def shared_threads(
 def work_in_crew(job: Job, artifact: Path | None = None) -> Callable[[Planned], Receipt]:
     """A worker for a crew: a function that does one shard.
 
-    It gives a sign of life only if there is progress, so that the dispatcher ends one that hangs,
-    and another gets its shard.
+    If it is called on several threads, the pipeline goes on from one shard to the next without a
+    gap. It gives a sign of life only if there is progress, so that the dispatcher ends one that
+    hangs, and others get its shards.
 
     Args:
         job: what to do.
@@ -163,19 +167,54 @@ def work_in_crew(job: Job, artifact: Path | None = None) -> Callable[[Planned], 
     """
     if artifact is not None:
         job = replace(job, artifact=artifact)
-    pipeline = Worker(job).pipeline  # open until the process ends
-    told = -1
+    return Running(Worker(job).pipeline)  # open until the process ends
 
-    def tell(progress: Progress) -> None:
-        nonlocal told
-        if progress.pictures != told:
-            told = progress.pictures
-            beat(f"{told} pictures by {socket.gethostname()} {os.getpid()}")
 
-    def work(planned: Planned) -> Receipt:
-        (outcome,) = pipeline.run((planned,), tell)
-        if isinstance(outcome, Failed):
-            raise outcome.error
-        return outcome
+class Running:
+    """A pipeline that waits for shards: a function that does one, for several threads at once."""
 
-    return work
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline, self._told = pipeline, -1
+        self._shards: SimpleQueue[Planned] = SimpleQueue()
+        self._futures: dict[str, Future[Receipt]] = {}
+        self._broken: BaseException | None = None
+        self._lock = Lock()
+        Thread(target=self._run, daemon=True).start()
+
+    def __call__(self, planned: Planned) -> Receipt:
+        """The receipt of a shard.
+
+        Raises:
+            ResnextError: it cannot be read; or the pipeline failed, now or before.
+        """
+        future: Future[Receipt] = Future()
+        with self._lock:
+            if self._broken is not None:
+                raise self._broken
+            self._futures[planned.id] = future
+            self._shards.put(planned)
+        return future.result()
+
+    def _run(self) -> None:
+        try:
+            for outcome in self._pipeline.run(self._given(), self._tell):
+                if isinstance(outcome, Failed):
+                    self._futures.pop(outcome.shard.id).set_exception(outcome.error)
+                else:
+                    self._futures.pop(outcome.shard).set_result(outcome)
+        except BaseException as exc:
+            with self._lock:
+                self._broken = exc
+            for future in self._futures.values():
+                future.set_exception(exc)
+
+    def _given(self) -> Iterator[Planned | None]:
+        while True:
+            if self._shards.empty():
+                yield None
+            yield self._shards.get()
+
+    def _tell(self, progress: Progress) -> None:
+        if progress.pictures != self._told:
+            self._told = progress.pictures
+            beat(f"{self._told} pictures by {socket.gethostname()} {os.getpid()}")

@@ -58,7 +58,7 @@ class Crew(Protocol):
     """Workers. A context manager: at its end, no worker is left.
 
     Attributes:
-        depth: units that a worker holds at once. It does them in order.
+        depth: units that a worker does at once, each on a thread. It begins them in order.
     """
 
     depth: int

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from resnext.errors import MissingRequirement, ResnextError, UsageError
@@ -34,8 +34,8 @@ def dispatch(
 ) -> Iterator[Settled]:
     """Give units to the workers of ``crew``, in order, and yield each as it is settled.
 
-    A worker that is lost gives its units back. The one that it was at counts as tried; those that
-    it merely held do not, so that a unit which kills its worker takes no other with it.
+    A worker that is lost gives its units back. The first that it held counts as tried, and is done
+    alone from then on, so that a unit which kills its worker takes no other with it.
 
     Args:
         units: what to do; ids are unique.
@@ -59,20 +59,44 @@ def dispatch(
             ``patience_s``.
     """
     board = _Board(list(units), tries, doing)
+    look_s = min(_LOOK_S, notice_s)
     heard = noticed = clock()
+    looked = heard - look_s
     while board.left:
-        for slot, place in crew.slots().items():
-            if board.has_work_for(slot, place):
+        if due := clock() - looked >= look_s:
+            looked = clock()
+            for slot, worker in list(board.workers.items()):
+                if (worker.held or not worker.ready) and clock() - worker.heard >= patience_s:
+                    crew.stop(slot)
+                    if worker.ready:
+                        heard = clock()
+                    ended = Ended(slot, f"no sign of life for {patience_s:.0f} s")
+                    settled = board.take(ended)
+                    say(Step(board.line(ended), board.amount))
+                    if settled is not None:
+                        yield settled
+            if clock() - noticed >= notice_s:
+                noticed = clock()
+                say(Step(board.silence(crew.missing(), clock() - heard), board.amount))
+            if clock() - heard >= patience_s and not any(w.held for w in board.workers.values()):
+                missing = crew.missing()
+                reason = f"no worker for {patience_s:.0f} s" + (f": {missing}" if missing else "")
+                yield from board.give_up(reason)
+                return
+        if due or board.lost:
+            board.lost = False
+            slots = crew.slots()
+            for slot, place in board.to_start(slots):
                 crew.start(slot)
-                board.workers[slot] = _Worker(place, clock())
-        if not board.workers and board.closed and crew.slots().keys() <= board.closed.keys():
-            yield from board.give_up(str(next(iter(board.closed.values()))))
-            return
+                board.start(slot, place, clock())
+            if not board.workers and board.closed and slots.keys() <= board.closed.keys():
+                yield from board.give_up(str(next(iter(board.closed.values()))))
+                return
         for slot, unit in board.hand_out(crew.depth):
             crew.give(slot, unit.id, unit.payload)
             if len(board.workers[slot].held) == 1:
                 board.workers[slot].heard = clock()
-        for event in crew.wait(min(_LOOK_S, notice_s)):
+        for event in crew.wait(look_s):
             if event.slot in board.workers:
                 heard = noticed = clock()
                 board.workers[event.slot].heard = heard
@@ -80,23 +104,6 @@ def dispatch(
                 say(Step(board.line(event), board.amount))
                 if settled is not None:
                     yield settled
-        for slot, worker in list(board.workers.items()):
-            if (worker.held or not worker.ready) and clock() - worker.heard >= patience_s:
-                crew.stop(slot)
-                if worker.ready:
-                    heard = clock()
-                ended = Ended(slot, f"no sign of life for {patience_s:.0f} s")
-                settled = board.take(ended)
-                say(Step(board.line(ended), board.amount))
-                if settled is not None:
-                    yield settled
-        if clock() - noticed >= notice_s:
-            noticed = clock()
-            say(Step(board.silence(crew.missing(), clock() - heard), board.amount))
-        if clock() - heard >= patience_s and not any(w.held for w in board.workers.values()):
-            missing = crew.missing()
-            reason = f"no worker for {patience_s:.0f} s" + (f": {missing}" if missing else "")
-            yield from board.give_up(reason)
 
 
 @dataclass
@@ -108,15 +115,27 @@ class _Worker:
 
 
 class _Board:
-    """Who does what."""
+    """Who does what.
+
+    What is done for a unit takes a time that does not depend on the number of workers or of units,
+    unless units are bound to places, so that the driver keeps up with thousands of workers.
+
+    Attributes:
+        amount: units, and how many are settled.
+        workers: by slot.
+        closed: slots without a further worker, and why.
+        lost: a worker ended, so that its slot may be free.
+    """
 
     def __init__(self, units: list[Unit], tries: int, doing: str) -> None:
         self.amount = Amount(total=len(units))
         self.workers: dict[str, _Worker] = {}
-        #: Slots without a further worker, and why.
         self.closed: dict[str, ResnextError] = {}
-        self._queue = deque(units)
+        self.lost = False
+        self._queue = _Queue(units)
         self._most, self._doing = tries, doing
+        #: Slots of the workers that are ready, by the number of units that they hold.
+        self._ready: defaultdict[int, dict[str, None]] = defaultdict(dict)
         self._tried: dict[str, int] = {}
         self._starts: dict[str, int] = {}
         self._places: dict[str, str] = {}
@@ -127,35 +146,53 @@ class _Board:
     def left(self) -> int:
         return self.amount.total - self.amount.done
 
-    def has_work_for(self, slot: str, place: str) -> bool:
-        """Whether to start a worker in ``slot``: not for units that other workers will take."""
-        if slot in self.workers or slot in self.closed:
-            return False
-        idle = sum(1 for w in self.workers.values() if w.place == place and not w.held)
-        suited = 0
-        for unit in self._queue:
-            suited += _suits(unit, place)
-            if suited > idle:
-                return True
-        return False
+    def to_start(self, slots: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        """Slots that need a worker, and their places; not for units that others will take."""
+        idle = Counter(worker.place for worker in self.workers.values() if not worker.held)
+        for slot, place in slots.items():
+            if slot in self.workers or slot in self.closed:
+                continue
+            if self._queue.count(place) > idle[place]:
+                idle[place] += 1
+                yield slot, place
+
+    def start(self, slot: str, place: str, now: float) -> None:
+        """Write down that a worker is made in ``slot``."""
+        self.workers[slot] = _Worker(place, now)
 
     def hand_out(self, depth: int) -> Iterator[tuple[str, Unit]]:
-        """Units for workers that are ready: one for each first, then more up to ``depth``."""
-        for full in range(1, depth + 1):
-            for slot, worker in self.workers.items():
-                if worker.ready and len(worker.held) < full:
-                    for index, unit in enumerate(self._queue):
-                        if _suits(unit, worker.place):
-                            del self._queue[index]
-                            worker.held.append(unit)
-                            yield slot, unit
-                            break
+        """Units for workers that are ready: one for each first, then more up to ``depth``.
+
+        A unit over which a worker was lost is done alone: units that are done at once cannot tell
+        which of them it was.
+        """
+        for held in range(depth):
+            for slot in list(self._ready[held]) if self._queue.left else ():
+                worker = self.workers[slot]
+                if any(unit.id in self._tried for unit in worker.held):
+                    continue
+                unit = self._queue.take(worker.place)
+                if unit is None:
+                    continue
+                if held and unit.id in self._tried:
+                    self._queue.give_back(unit)
+                    break
+                self._change(slot, worker.held.append, unit)
+                yield slot, unit
+
+    def _change(self, slot: str, change: Callable[[Unit], object], unit: Unit) -> None:
+        """Change what the worker in ``slot`` holds."""
+        worker = self.workers[slot]
+        self._ready[len(worker.held)].pop(slot, None)
+        change(unit)
+        self._ready[len(worker.held)][slot] = None
 
     def take(self, event: Event) -> Settled | None:
         """Write down what a worker said."""
         worker = self.workers[event.slot]
         if isinstance(event, Ready):
             worker.ready = True
+            self._ready[0][event.slot] = None
             self._starts.pop(event.slot, None)
         elif isinstance(event, Answer):
             return self._answered(worker, event)
@@ -167,13 +204,15 @@ class _Board:
         unit = next((unit for unit in worker.held if unit.id == answer.id), None)
         if unit is None:
             return None
-        worker.held.remove(unit)
+        self._change(answer.slot, worker.held.remove, unit)
         self.amount.done += 1
         tries = self._tried.get(unit.id, 0) + 1
         return Settled(unit, worker.place, tries, answer.receipt, answer.error)
 
     def _ended(self, worker: _Worker, ended: Ended) -> Settled | None:
         del self.workers[ended.slot]
+        self._ready[len(worker.held)].pop(ended.slot, None)
+        self.lost = True
         if not worker.ready:
             self._starts[ended.slot] = self._starts.get(ended.slot, 0) + 1
             if ended.error is not None or self._starts[ended.slot] >= self._most:
@@ -184,11 +223,12 @@ class _Board:
         if not worker.held:
             return None
         unit, *others = worker.held
-        self._queue.extendleft(reversed(others))
+        for other in reversed(others):
+            self._queue.give_back(other)
         tries = self._tried[unit.id] = self._tried.get(unit.id, 0) + 1
         self._places[unit.id] = worker.place
         if tries < self._most:
-            self._queue.appendleft(unit)
+            self._queue.give_back(unit)
             return None
         self.amount.done += 1
         return Settled(unit, worker.place, tries, lost=ended.reason)
@@ -201,8 +241,7 @@ class _Board:
         """
         if not self.amount.done:
             raise next(iter(self.closed.values()), MissingRequirement(reason))
-        while self._queue:
-            unit = self._queue.popleft()
+        for unit in self._queue.rest():
             self.amount.done += 1
             tries, place = self._tried.get(unit.id, 0), self._places.get(unit.id, "")
             yield Settled(unit, place, tries, lost=reason)
@@ -223,5 +262,47 @@ class _Board:
         return f"nothing for {seconds:.0f} s; waiting for {what or 'a worker'}"
 
 
-def _suits(unit: Unit, place: str) -> bool:
-    return unit.places is None or place in unit.places
+class _Queue:
+    """Units that nobody has, in order: one line for every set of places where units may be done."""
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self._lines: dict[frozenset[str] | None, deque[tuple[int, Unit]]] = {}
+        #: Lines whose units may be done at a place.
+        self._at: dict[str, list[deque[tuple[int, Unit]]]] = {}
+        self.left = self._first = 0
+        for unit in units:
+            self._lines.setdefault(unit.places, deque()).append((self.left, unit))
+            self.left += 1
+
+    def count(self, place: str) -> int:
+        """Number of the units for ``place``."""
+        return sum(len(line) for line in self._for(place))
+
+    def take(self, place: str) -> Unit | None:
+        """The first unit for ``place``, or None."""
+        lines = [line for line in self._for(place) if line]
+        if not lines:
+            return None
+        self.left -= 1
+        return min(lines, key=lambda line: line[0][0]).popleft()[1]
+
+    def give_back(self, unit: Unit) -> None:
+        """Put ``unit``, which was taken, before all others."""
+        self._first -= 1
+        self.left += 1
+        self._lines[unit.places].appendleft((self._first, unit))
+
+    def rest(self) -> Iterator[Unit]:
+        """Take all, in order."""
+        found = sorted((it for line in self._lines.values() for it in line), key=lambda it: it[0])
+        self.left = 0
+        for line in self._lines.values():
+            line.clear()
+        return (unit for _, unit in found)
+
+    def _for(self, place: str) -> list[deque[tuple[int, Unit]]]:
+        if place not in self._at:
+            self._at[place] = [
+                line for places, line in self._lines.items() if places is None or place in places
+            ]
+        return self._at[place]

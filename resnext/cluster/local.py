@@ -39,7 +39,7 @@ class LocalCrew:
         args: of the factory; can be pickled. A `Parcel` among them is checked, and given to the
             factory as its path.
         environment: variables that the processes have besides this one's.
-        depth: units that a worker holds at once, so that it need not wait for the next.
+        depth: units that a worker does at once, each on a thread, if it overlaps them.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class LocalCrew:
         args: tuple[Any, ...] = (),
         *,
         environment: Mapping[str, str] | None = None,
-        depth: int = 2,
+        depth: int = 1,
     ) -> None:
         if count < 1:
             raise UsageError(f"{count} workers; there must be at least 1")
         self.depth = depth
         self._slots = {f"worker {number}": HERE for number in range(1, count + 1)}
-        self._start = (factory, args)
+        self._start = (factory, args, depth)
         self._environment = environment
         self._processes: dict[str, _Process] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -27,16 +28,14 @@ def main(descriptor: int) -> None:
 
     heard_by(lambda line: send("beat", line))
     try:
-        work = make(*link.recv())
+        factory, args, depth = link.recv()
+        work = make(factory, args)
     except Exception as exc:
         send("refused", failure_of(exc))
         return
     send("ready")
-    while True:
-        try:
-            id, payload = link.recv()
-        except (EOFError, OSError):
-            return
+
+    def do(id: str, payload: Any) -> None:
         receipt, failure = None, None
         try:
             receipt = work(payload)
@@ -44,7 +43,18 @@ def main(descriptor: int) -> None:
             failure = failure_of(exc)
         try:
             send("answer", id, receipt, failure)
-        except OSError:
-            return
+        except OSError:  # the parent is gone
+            pass
         except Exception as exc:  # a receipt that cannot be pickled
             send("answer", id, None, failure_of(exc))
+
+    with ThreadPoolExecutor(depth) as pool:
+        while True:
+            try:
+                id, payload = link.recv()
+            except (EOFError, OSError):
+                return
+            if depth > 1:
+                pool.submit(do, id, payload)
+            else:  # one alone stays on the main thread
+                do(id, payload)

@@ -56,7 +56,7 @@ class RayCrew:
         gpus: of each worker, if ``cpus`` is a number.
         count: most workers in all; None for all that fit.
         a_node: most workers on a node; None for all that fit.
-        depth: units that a worker holds at once, so that it need not wait for the next.
+        depth: units that a worker does at once, each on a thread, if it overlaps them.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class RayCrew:
         gpus: float = 0.0,
         count: int | None = None,
         a_node: int | None = None,
-        depth: int = 2,
+        depth: int = 1,
     ) -> None:
         self.depth = depth
         self._address, self._factory, self._args = address, factory, args
@@ -126,6 +126,7 @@ class RayCrew:
         handle = self._class.options(
             num_cpus=cpus,
             num_gpus=gpus,
+            max_concurrency=self.depth,
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),

@@ -41,8 +41,8 @@ def test_it_prints_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
 
     class Local(Echo):
-        def __init__(self, count: int, factory: str) -> None:
-            assert factory == "dispatch_rate:echo"
+        def __init__(self, count: int, factory: str, depth: int) -> None:
+            assert (factory, depth) == ("dispatch_rate:echo", 2)
             super().__init__(count, at_once=1)
 
         def give(self, slot: str, id: str, payload: object) -> None:
@@ -53,7 +53,7 @@ def test_it_prints_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
             return [*super().wait(timeout_s)]
 
     monkeypatch.setattr(dispatch_rate, "LocalCrew", Local)
-    result = CliRunner().invoke(main, ["--shards", "20"])
+    result = CliRunner().invoke(main, ["--shards", "20", "--units", "50"])
     assert result.exit_code == 0, result.output
     assert given == [dispatch_rate.TAR] * 20 + [FOLDER] * 20
     assert [line.split(" | ")[0] for line in result.output.splitlines()[2:5]] == [

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -97,6 +98,17 @@ def doubling() -> Callable[[int], tuple[int, int]]:
 def refusing(message: str) -> Callable[[Any], Any]:
     """No worker."""
     raise MissingRequirement(message)
+
+
+def meeting(count: int) -> Callable[[int], int]:
+    """A worker whose units wait until there are ``count`` of them."""
+    met = threading.Barrier(count, timeout=20)
+
+    def work(number: int) -> int:
+        met.wait()
+        return number
+
+    return work
 
 
 def dying_once(folder: str) -> Callable[[int], int]:

@@ -14,7 +14,10 @@ from resnext.readers.files import MOST_PICTURE, read_file
 from .shard import Picture, Shard, plain
 
 #: Suffixes of pictures.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif"),
+    *(".ppm", ".pgm", ".bmp", ".tif", ".tiff"),
+)
 #: Most pictures of one shard: a minute of a large network on a CPU, a second on a GPU.
 MOST_PICTURES = 2048
 

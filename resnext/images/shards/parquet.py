@@ -1,5 +1,5 @@
-"""Row groups of a Parquet file as shards: a column with pictures as bytes or, as Hugging Face's
-datasets write them, as ``{bytes, path}``, and perhaps one with labels.
+"""Parquet files as shards of one or several row groups: a column with pictures as bytes or, as
+Hugging Face's datasets write them, as ``{bytes, path}``, and perhaps one with labels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from resnext.errors import BadInput, MissingRequirement, first_line
 from resnext.machine.faults import environment_fault
 from resnext.readers.files import open_file
 
-from .folder import file_status
+from .folder import MOST_PICTURES, file_status
 from .shard import Label, Picture, Shard, plain
 
 #: Largest Parquet file, and largest row group after decompression, bytes.
@@ -32,16 +32,16 @@ _reading = Lock()
 
 @dataclass(frozen=True)
 class ParquetShard(Shard):
-    """One row group of a Parquet file.
+    """Row groups of a Parquet file that follow each other.
 
     Attributes:
         path: the file.
-        name: its path relative to the input, and the number of the row group.
+        name: its path relative to the input, and the number of the first row group.
         size: of the file, bytes.
         changed: time of its last change, ns.
-        group: number of the row group.
-        rows: its rows.
-        first: number of its first row in the file.
+        group: number of the first row group.
+        counts: rows of each row group.
+        first: number of the first row in the file.
         image: column of the pictures, and whether they are ``{bytes, path}``.
         label: column of the labels, or "".
         class_names: names of the classes, by label, if the file has them.
@@ -52,7 +52,7 @@ class ParquetShard(Shard):
     size: int
     changed: int
     group: int
-    rows: int
+    counts: tuple[int, ...]
     first: int
     image: tuple[str, bool]
     label: str
@@ -61,51 +61,53 @@ class ParquetShard(Shard):
     @property
     def pictures_known(self) -> int:  # type: ignore[override]  # an attribute for its callers
         """Number of its pictures."""
-        return self.rows
+        return sum(self.counts)
 
     @property
     def weight(self) -> int:  # type: ignore[override]
         """Pictures."""
-        return self.rows
+        return sum(self.counts)
 
     def listing(self) -> Iterable[str]:
         """Size and time of the file, and what is read of it."""
-        return (f"{self.size} {self.changed} {self.group} {self.rows} {self.image} {self.label}",)
+        return (f"{self.size} {self.changed} {self.group} {self.counts} {self.image} {self.label}",)
 
     def pictures(self) -> Iterator[Picture]:
         """In the order of rows."""
+        first = self.first
+        for group, count in enumerate(self.counts, self.group):
+            yield from self._group(group, count, first)
+            first += count
+
+    def _group(self, group: int, count: int, first: int) -> Iterator[Picture]:
         column, nested = self.image
         wanted = [*([f"{column}.path"] * nested), *([self.label] * bool(self.label))]
-        values = self._read(tuple(wanted)) if wanted else {}
-        paths = [it and it.get("path") for it in values[column]] if nested else [None] * self.rows
-        labels = values.get(self.label, [None] * self.rows)
+        values = self.table(group, tuple(wanted)).to_pydict() if wanted else {}
+        paths = [it and it.get("path") for it in values[column]] if nested else [None] * count
+        labels = values.get(self.label, [None] * count)
         stem = plain(self.name.rpartition("#")[0])
         for row, (path, label) in enumerate(zip(paths, labels, strict=True)):
-            key = f"{stem}#{self.first + row}"
+            key = f"{stem}#{first + row}"
             yield Picture(
                 plain(f"{key}/{path}" if path else key),
                 _label(label),
                 None,
-                partial(self._load, row),
+                partial(self._load, group, row, first),
             )
 
-    def _load(self, row: int) -> bytes:
+    def _load(self, group: int, row: int, first: int) -> bytes:
         column, nested = self.image
         with _reading:
-            values = _pictures(self, f"{column}.bytes" if nested else column)[column]
+            values = _pictures(self, group, f"{column}.bytes" if nested else column)[column]
             value = values[row].as_py()
         stem = self.name.rpartition("#")[0]
         data = value and value.get("bytes") if nested else value
         if not isinstance(data, bytes):
-            raise BadInput(f"row {self.first + row} of {stem} has no picture")
+            raise BadInput(f"row {first + row} of {stem} has no picture")
         return data
 
-    def _read(self, columns: tuple[str, ...]) -> dict[str, list[Any]]:
-        found: dict[str, list[Any]] = self.table(columns).to_pydict()
-        return found
-
-    def table(self, columns: tuple[str, ...]) -> Any:
-        """Some columns, as pyarrow has them.
+    def table(self, group: int, columns: tuple[str, ...]) -> Any:
+        """Some columns of a row group, as pyarrow has them.
 
         Raises:
             BadInput: they cannot be read, or the file changed.
@@ -113,11 +115,13 @@ class ParquetShard(Shard):
         with _file(self.path) as file:
             if file_status(self.path) != (self.size, self.changed):
                 raise BadInput(f"{self.path} changed since this began", hint="start again")
-            return file.read_row_group(self.group, columns=list(columns), use_threads=False)
+            return file.read_row_group(group, columns=list(columns), use_threads=False)
 
 
 def parquet_shards(path: Path, name: str) -> Iterator[ParquetShard]:
-    """The shards of a Parquet file.
+    """The shards of a Parquet file: row groups together up to `MOST_PICTURES`, or a larger one.
+
+    Writers of pictures make groups of about a hundred, which is too few to be worth a shard.
 
     Raises:
         BadInput: it is none, has no column of pictures or several, or a row group is too large.
@@ -131,7 +135,7 @@ def parquet_shards(path: Path, name: str) -> Iterator[ParquetShard]:
         for column in _LABELS:
             if not label and column in schema.names:
                 label, names = column, _class_names(schema, column)
-        first = 0
+        first, counts = 0, list[int]()
         for group in range(metadata.num_row_groups):
             facts = metadata.row_group(group)
             if facts.total_byte_size > MOST_GROUP:
@@ -140,24 +144,28 @@ def parquet_shards(path: Path, name: str) -> Iterator[ParquetShard]:
                     f" {MOST_GROUP} are accepted",
                     hint="write it again with smaller row groups",
                 )
-            yield ParquetShard(
-                path,
-                f"{name}#{group}",
-                *status,
-                group,
-                facts.num_rows,
-                first,
-                image,
-                label,
-                names,
-            )
-            first += facts.num_rows
+            counts.append(facts.num_rows)
+            last = group + 1 == metadata.num_row_groups
+            if last or sum(counts) + metadata.row_group(group + 1).num_rows > MOST_PICTURES:
+                begin = group + 1 - len(counts)
+                yield ParquetShard(
+                    path,
+                    f"{name}#{begin}",
+                    *status,
+                    begin,
+                    tuple(counts),
+                    first,
+                    image,
+                    label,
+                    names,
+                )
+                first, counts = first + sum(counts), []
 
 
 @functools.lru_cache(maxsize=2)
-def _pictures(shard: ParquetShard, column: str) -> Any:
+def _pictures(shard: ParquetShard, group: int, column: str) -> Any:
     """The pictures of the row groups that are being read, undecoded; callers hold `_reading`."""
-    return shard.table((column,))
+    return shard.table(group, (column,))
 
 
 @contextmanager

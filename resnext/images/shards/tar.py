@@ -1,5 +1,5 @@
 """A tar file as a shard, in WebDataset's naming: ``KEY.jpg``, and its label in ``KEY.cls`` or
-``KEY.json`` beside it.
+``KEY.json`` beside it. Members with the same key are a sample.
 
 Nothing is extracted, so no member's name is ever a path; members are read by their place in the
 file. Archives are not compressed: pictures are already, and a compressed archive cannot be read by
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn, TypeAlias
 
 from resnext.errors import BadInput, first_line
 from resnext.readers.files import MIB, MOST_PICTURE, open_file
@@ -28,6 +28,8 @@ MOST_TAR = 1 << 40
 #: Largest member with a label, and largest header with a long name, bytes.
 _MOST_LABEL = MIB
 _MOST_HEADER = MIB
+#: What a member is if not a regular file, and the offset and number of its bytes.
+_Place: TypeAlias = tuple[str, int, int]
 #: Longest label that is a name, characters.
 _MOST_NAME = 1000
 _HEADERS = (
@@ -68,21 +70,27 @@ class TarShard(Shard):
     def pictures(self) -> Iterator[Picture]:
         """In the order of the archive; a last one that cannot be loaded if the archive is cut."""
         with self._open() as file:
-            key, some, broken = "", list[tarfile.TarInfo](), ""
-            label: Label = None
+            key, some, broken = "", list[tuple[str, _Place]](), ""
+            labels = dict[str, Label]()
             try:
                 for member in self._members(file):
-                    stem, suffix = _split(member.name)
+                    stem, name, suffix = _split(member.name)
+                    if not stem or stem.endswith("/"):  # hidden
+                        continue
                     if stem != key:
-                        yield from self._labeled(some, label)
-                        key, some, label = stem, [], None
+                        yield from self._sample(key, some, labels)
+                        key, some, labels = stem, [], {}
                     if suffix in SUFFIXES:
-                        some.append(member)
-                    elif suffix in (".cls", ".json") and member.isreg() and label is None:
-                        label = self._label(member, suffix)
+                        some.append((member.name, _place(member)))
+                    elif (
+                        suffix in (".cls", ".json")
+                        and member.isreg()
+                        and (labels.get(name) is None)
+                    ):
+                        labels[name] = self._label(member, suffix)
             except (tarfile.TarError, OSError, ValueError, OverflowError) as exc:
                 broken = first_line(exc)
-            yield from self._labeled(some, label)
+            yield from self._sample(key, some, labels)
             if broken:  # what follows is lost, and how much that is nobody knows
                 yield self._broken(f"{self.name} is cut short or damaged: {broken}")
 
@@ -96,13 +104,22 @@ class TarShard(Shard):
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError(f"no header and no end at byte {archive.offset}")
 
-    def _labeled(self, members: list[tarfile.TarInfo], label: Label) -> Iterator[Picture]:
-        for member in members:
+    def _sample(
+        self, key: str, members: list[tuple[str, _Place]], labels: dict[str, Label]
+    ) -> Iterator[Picture]:
+        """The pictures of one sample.
+
+        Beside ``KEY.jpg``, ``KEY.mask.png`` is no picture of its own. Without one it is: there are
+        several views, or the key that was meant has dots in it.
+        """
+        whole = [it for it in members if it[0].rpartition(".")[0] == key]
+        for name, place in whole or members:
+            own = labels.get(name.rpartition(".")[0])
             yield Picture(
-                plain(member.name),
-                label,
-                max(0, member.size),
-                partial(self._bytes, plain(member.name), *_place(member)),
+                plain(name),
+                labels.get(key) if own is None else own,
+                max(0, place[2]),
+                partial(self._bytes, plain(name), *place),
             )
 
     def _bytes(self, key: str, kind: str, offset: int, size: int) -> bytes:
@@ -170,14 +187,15 @@ class _Member(tarfile.TarInfo):
         return member
 
 
-def _place(member: tarfile.TarInfo) -> tuple[str, int, int]:
-    """What it is if not a regular file, and where its bytes are."""
+def _place(member: tarfile.TarInfo) -> _Place:
     kind = "" if member.isreg() and not member.issparse() else "a link, folder, device or sparse"
     return kind, member.offset_data, member.size
 
 
-def _split(name: str) -> tuple[str, str]:
-    """WebDataset's key and suffix: up to the first dot of the last part, and from there on."""
+def _split(name: str) -> tuple[str, str, str]:
+    """WebDataset's key, which ends before the first dot of the last part; and the name before and
+    after its last dot.
+    """
     folder, slash, last = name.rpartition("/")
-    stem, dot, suffix = last.partition(".")
-    return folder + slash + stem, (dot + suffix).lower()
+    rest, dot, suffix = name.rpartition(".")
+    return folder + slash + last.partition(".")[0], rest, (dot + suffix).lower()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from resnext.batch.flow import Failed, Progress
 from resnext.batch.parts import FORMATS
 from resnext.batch.plan import Planned
 from resnext.batch.receipt import Receipt
-from resnext.errors import MissingRequirement, NeverReturned, SessionFailed
+from resnext.batch.worker import Running
+from resnext.errors import BadInput, MissingRequirement, NeverReturned, SessionFailed
 from resnext.images.pictures import MOST_PIXELS
 from resnext.images.shards import folder
 from resnext.images.shards.shard import Picture
@@ -372,3 +375,76 @@ def test_progress_is_told_while_it_runs(source: Path, tmp_path: Path) -> None:
     assert told
     assert told == sorted(told)
     assert pipeline.progress.pictures == 11
+
+
+# ---- fed by a crew
+
+
+def both(running: Running, shards: list[Planned]) -> list[Receipt]:
+    """Receipts of shards that a crew gives on a thread each."""
+    with ThreadPoolExecutor(len(shards)) as pool:
+        return list(pool.map(running, shards))
+
+
+def test_the_next_shard_is_decoded_before_the_session_is_done_with_the_one_before(
+    source: Path, tmp_path: Path
+) -> None:
+    loaded, waited = threading.Event(), []
+
+    def load() -> bytes:
+        loaded.set()
+        return png(1)
+
+    def function(images: Any) -> Any:
+        waited.append(loaded.wait(10))
+        return mixing(images)
+
+    first = planned(source)[0]
+    second = Planned("1" * 64, Listed("b", [Picture("b.png", None, 1, load)]))
+    running = Running(pipeline_of(tmp_path / "out", function))
+    assert [it.rows for it in both(running, [first, second])] == [6, 1]
+    assert waited == [True] * 3
+
+
+def test_a_shard_does_not_wait_for_the_next_and_has_the_bytes_of_one_run(
+    source: Path, tmp_path: Path
+) -> None:
+    shards = planned(source)
+    receipts(pipeline_of(tmp_path / "one").run(shards))
+    running = Running(pipeline_of(tmp_path / "fed"))
+    for shard in shards:
+        assert running(shard).shard == shard.id
+    assert parts(tmp_path / "fed") == parts(tmp_path / "one")
+
+
+def test_a_shard_that_cannot_be_read_is_an_error_of_its_own(source: Path, tmp_path: Path) -> None:
+    tar = tar_of(tmp_path / "tars" / "a.tar", levels(2))
+    gone = planned(tar)
+    tar.unlink()
+    running = Running(pipeline_of(tmp_path / "out"))
+    with pytest.raises(BadInput, match="cannot read"):
+        running(gone[0])
+    assert [it.rows for it in both(running, planned(source))] == [6, 5]
+
+
+def test_a_session_that_fails_is_an_error_of_every_shard(source: Path, tmp_path: Path) -> None:
+    def function(_: Any) -> Any:
+        raise SessionFailed("out of order")
+
+    running = Running(pipeline_of(tmp_path / "out", function))
+    for shard in planned(source):
+        with pytest.raises(SessionFailed, match="out of order"):
+            running(shard)
+
+
+def test_time_without_a_shard_is_no_time_of_waiting_for_pictures(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = itertools.count(0, 1000)
+    monkeypatch.setattr(flow, "now_ns", lambda: next(now))
+    running = Running(pipeline_of(tmp_path / "out"))
+    first, second = planned(source)
+    running(first)
+    for _ in range(10**6):  # a second passes
+        next(now)
+    assert running(second).times.starved < 10**6

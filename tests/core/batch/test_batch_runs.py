@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -21,16 +22,17 @@ from exported import export_onnx
 from fakes.shelves import folder_of, levels, tar_of
 from resnext.artifact.files import Artifact
 from resnext.artifact.manifest import BatchRange
-from resnext.batch import run, worker
+from resnext.batch import receipt, run, worker
 from resnext.batch.pipeline import Pipeline
 from resnext.batch.plan import plan_for
-from resnext.batch.receipt import Times
+from resnext.batch.receipt import Times, cannot_write
 from resnext.batch.run import classify_shards
 from resnext.batch.summary import bound_of
 from resnext.batch.worker import shared_threads
 from resnext.cli.batch import main
 from resnext.errors import BadArtifact, BadInput, MissingRequirement, SessionFailed, UsageError
 from resnext.images.shards import folder
+from resnext.readers.files import file_sha256
 from resnext.runtimes.registry import open_session
 from resnext.storage import held
 from resnext.weights.spec import load_weights
@@ -97,6 +99,7 @@ def cut(path: Path) -> None:
 
 def flip(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"error", b"Error", 1))
+    os.utime(path, ns=(1, 1))  # file systems count time in steps
 
 
 #: What happens to a shard's files, and what it does to the part and the receipt.
@@ -123,14 +126,49 @@ def test_a_shard_that_is_not_whole_is_made_again_bit_for_bit(
     classify_shards(artifact, tars, output, logits=True)
     before, written = content(output), times(output)
     part = sorted(output.glob("part-*"))[1]
-    receipt = next((output / "receipts").glob(f"{part.stem.removeprefix('part-')}*.json"))
-    DAMAGE[damage](part, receipt)
+    its = next((output / "receipts").glob(f"{part.stem.removeprefix('part-')}*.json"))
+    DAMAGE[damage](part, its)
     (output / ".part-x.jsonl.partial-00000000").mkdir()
     again = classify_shards(artifact, tars, output, logits=True)
     assert again.earlier == 2
     assert content(output) == before
     assert {name for name, inode in times(output).items() if inode != written[name]} <= {part.name}
     assert not list(output.glob(".*"))
+
+
+def test_going_on_reads_no_part_that_is_as_its_receipt_says_and_the_digest_of_a_copy(
+    artifact: Artifact, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classify_shards(artifact, tars, tmp_path / "out")
+    read: list[Path] = []
+
+    def digest(path: Path) -> str:
+        read.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr(receipt, "file_sha256", digest)
+    assert classify_shards(artifact, tars, tmp_path / "out").earlier == 3
+    assert read == []
+    for part in (tmp_path / "out").glob("part-*"):
+        os.utime(part, ns=(1, 1))
+    assert classify_shards(artifact, tars, tmp_path / "out").earlier == 3
+    assert len(read) == 3
+
+
+def test_a_summary_tells_of_the_threads_of_this_run(
+    artifact: Artifact, tars: Path, tmp_path: Path
+) -> None:
+    classify_shards(artifact, tars, tmp_path / "out", decode_threads=3)
+    next((tmp_path / "out" / "receipts").iterdir()).unlink()
+    assert classify_shards(artifact, tars, tmp_path / "out", decode_threads=2).decode_threads == 2
+
+
+def test_tar_files_without_a_picture_are_said_to_have_none(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    source = tar_of(tmp_path / "a.tar", [("a.txt", b"x")])
+    with pytest.raises(BadInput, match="no picture in the files in"):
+        classify_shards(artifact, source, tmp_path / "out")
 
 
 def test_a_new_tar_is_done_and_one_that_is_gone_is_moved_away(
@@ -199,6 +237,22 @@ def test_a_folder_with_other_files_is_not_an_output(
     folder_of(tmp_path / "out", [("thesis.txt", b"x")])
     with pytest.raises(UsageError, match="holds files that are not of a batch run"):
         classify_shards(artifact, tars, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "hint"),
+    [
+        (errno.ENOSPC, MissingRequirement, "make room, and the same command goes on"),
+        (errno.EROFS, MissingRequirement, "mend that, and the same command goes on"),
+        (errno.EEXIST, BadInput, "choose another `output`"),
+    ],
+)
+def test_the_hint_fits_what_is_wrong_with_the_output(
+    number: int, kind: type[Exception], hint: str
+) -> None:
+    found = cannot_write(Path("out"), OSError(number, os.strerror(number)))
+    assert isinstance(found, kind)
+    assert hint in found.hint
 
 
 @pytest.mark.parametrize("places", [("in", "in"), ("in", "in/out"), ("in/deep", "in")])

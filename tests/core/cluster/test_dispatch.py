@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from itertools import islice
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from fakes.crew import FakeCrew
+from resnext.cluster import dispatch as dispatcher
 from resnext.cluster.crew import Answer, Ended, Event, Ready
 from resnext.cluster.dispatch import dispatch
 from resnext.cluster.units import Settled, Unit
@@ -41,6 +45,58 @@ def test_no_more_workers_are_started_than_units_need() -> None:
     assert len(crew.started) == 2
 
 
+def lines_run(crew: FakeCrew, count: int) -> int:
+    """Lines of the dispatcher that run while half of ``count`` units are settled."""
+    ran = 0
+
+    def line(_: FrameType, event: str, __: Any) -> Any:
+        nonlocal ran
+        ran += event == "line"
+        return line
+
+    def called(frame: FrameType, *_: Any) -> Any:
+        return line if frame.f_code.co_filename == dispatcher.__file__ else None
+
+    settled = dispatch(units(count), crew, clock=crew.clock)
+    assert sum(1 for _ in islice(settled, count // 2)) == count // 2  # all workers are there
+    before = sys.gettrace()
+    sys.settrace(called)
+    try:
+        sum(1 for _ in islice(settled, count // 4))
+    finally:
+        sys.settrace(before)
+    return ran
+
+
+def test_the_work_of_the_driver_does_not_grow_with_its_workers() -> None:
+    few, many = (
+        lines_run(FakeCrew({f"a/{n}": "a" for n in range(count)}, depth=2), 2000)
+        for count in (5, 500)
+    )
+    assert 500 < few < 500 * 100
+    assert many < 2 * few
+
+
+def test_what_is_given_back_comes_first_and_order_is_kept_among_places() -> None:
+    places = [None, frozenset("a"), frozenset("ab"), frozenset("b")]
+    work = [Unit(str(n), n, places[n % 4]) for n in range(12)]
+    died: list[str] = []
+
+    def does(slot: str, id: str, payload: Any) -> Event:
+        if id == "4" and not died:
+            died.append(slot)
+            return Ended(slot, "signal SIGSEGV")
+        return Answer(slot, id, payload)
+
+    crew = FakeCrew({"a/0": "a"}, does, depth=3)
+    settled = dispatch([it for it in work if it.places != places[3]], crew, clock=crew.clock)
+    assert [it.unit.id for it in settled] == ["0", "1", "2", "4", "5", "6", "8", "9", "10"]
+    assert [id for _, id in crew.given] == [
+        *["0", "1", "2", "4", "5", "6"],
+        *["4", "5", "6", "8", "9", "10"],
+    ]
+
+
 def kills(id: str, times: int) -> Callable[[str, str, Any], Event]:
     """A unit that kills its worker so many times."""
     deaths: list[str] = []
@@ -69,6 +125,29 @@ def test_a_unit_that_kills_three_workers_is_lost_alone() -> None:
     settled = run(FakeCrew(TWO, kills("0", 99), depth=3), units(6))
     lost = {id: (one.lost, one.tries) for id, one in settled.items() if one.lost}
     assert lost == {"0": ("signal SIGSEGV", 3)}
+
+
+def test_a_unit_that_was_tried_is_done_alone_so_that_the_one_that_kills_is_found() -> None:
+    tried: list[str] = []
+
+    def does(slot: str, id: str, payload: Any) -> Event | None:
+        tried.append(id)
+        if id == "1":  # while 0 is not done yet
+            return Ended(slot, "signal SIGSEGV")
+        return None if tried == ["0"] else Answer(slot, id, payload)
+
+    crew, settled = FakeCrew({"a/0": "a"}, does, depth=2), {}
+    for one in dispatch(units(4), crew, clock=crew.clock):
+        settled[one.unit.id] = (one.lost, one.tries)
+        if one.unit.id == "0":
+            assert tried == ["0", "1", "0"]  # nothing beside it
+    assert settled == {
+        "0": ("", 2),
+        "1": ("signal SIGSEGV", 3),
+        "2": ("", 1),
+        "3": ("", 1),
+    }
+    assert tried == ["0", "1", "0", "1", "2", "1", "1", "2", "3"]
 
 
 def test_an_error_of_the_work_is_an_answer() -> None:

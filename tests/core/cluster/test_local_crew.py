@@ -54,6 +54,12 @@ def test_what_cannot_be_pickled_is_refused() -> None:
         list(dispatch([Unit("x", lambda: 1)], crew))
 
 
+def test_a_worker_does_as_many_units_at_once_as_its_crew_says() -> None:
+    with LocalCrew(1, "fakes.crew:meeting", (2,), depth=2) as crew:
+        settled = list(dispatch([Unit(str(number), number) for number in range(6)], crew))
+    assert sorted(one.receipt for one in settled) == list(range(6))
+
+
 def test_a_crew_has_workers() -> None:
     with pytest.raises(UsageError, match="0 workers"):
         LocalCrew(0, "fakes.crew:doubling")

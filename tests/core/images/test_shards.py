@@ -109,6 +109,24 @@ def test_a_tar_has_its_labels_beside_its_pictures(tmp_path: Path) -> None:
     assert [it.load() for it in pictures(tmp_path / "a.tar")][:2] == [png(1), png(2)]
 
 
+@pytest.mark.parametrize(
+    ("members", "want"),
+    [
+        (["me.2020.01.jpg", "me.2020.02.jpg"], {"me.2020.01.jpg": None, "me.2020.02.jpg": None}),
+        (["v1.0/a.b.jpg", "v1.0/a.b.cls"], {"v1.0/a.b.jpg": 7}),
+        (["a.left.jpg", "a.right.PNG", "a.cls"], {"a.left.jpg": 7, "a.right.PNG": 7}),
+        (["a.mask.png", "a.JPG", "a.json", "a.cls"], {"a.JPG": 7}),
+        (["._a.jpg", "x/._a.jpg", "a.jpg"], {"a.jpg": None}),
+        (["a.gif", "b.jfif", "a.jpg.txt"], {"a.gif": None, "b.jfif": None}),
+    ],
+)
+def test_no_picture_of_a_tar_is_lost_because_of_dots_in_its_name(
+    tmp_path: Path, members: list[str], want: dict[str, object]
+) -> None:
+    content = [(name, png(1) if not name.endswith(("cls", "json")) else b"7") for name in members]
+    assert dict(facts(tar_of(tmp_path / "a.tar", content))) == want
+
+
 def test_tar_files_in_a_folder_are_a_shard_each(tmp_path: Path) -> None:
     for name in ("b.tar", "a/c.tar"):
         tar_of(tmp_path / name, levels(2))
@@ -118,17 +136,25 @@ def test_tar_files_in_a_folder_are_a_shard_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_row_groups_of_parquet_are_shards(tmp_path: Path, nested: bool) -> None:
-    data = [png(level) for level in range(4)]
+def test_row_groups_of_parquet_are_together_as_many_as_a_shard_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nested: bool
+) -> None:
+    monkeypatch.setattr(parquet, "MOST_PICTURES", 7)
+    data = [png(level) for level in range(10)]
     images = (
         pa.array([{"bytes": it, "path": f"{n}.png"} for n, it in enumerate(data)], KIND)
         if nested
         else pa.array(data, pa.binary())
     )
-    path = parquet_of(tmp_path / "t.parquet", {"image": images, "label": [0, 1, 0, 1]})
-    assert [len(list(shard.pictures())) for shard in find_shards(path)] == [3, 1]
-    ends = [f"/{number}.png" if nested else "" for number in range(4)]
-    assert facts(path) == [(f"t.parquet#{n}{ends[n]}", n % 2) for n in range(4)]
+    path = parquet_of(tmp_path / "t.parquet", {"image": images, "label": [0, 1] * 5})
+    shards = find_shards(path)
+    assert [(shard.name, shard.weight) for shard in shards] == [
+        ("t.parquet#0", 6),
+        ("t.parquet#2", 4),
+    ]
+    assert [len(list(shard.pictures())) for shard in shards] == [6, 4]
+    ends = [f"/{number}.png" if nested else "" for number in range(10)]
+    assert facts(path) == [(f"t.parquet#{n}{ends[n]}", n % 2) for n in range(10)]
     assert [it.load() for it in pictures(path)] == data
 
 
@@ -154,6 +180,8 @@ def test_rows_of_parquet_without_a_picture_say_so(tmp_path: Path) -> None:
         ({"a.png": b"x", "b.tar": b"x"}, "several kinds, such as a.png .* and b.tar"),
         ({"a.parquet": b"PAR1 nothing PAR1"}, "cannot read .*a.parquet as Parquet"),
         ({"a.parquet": b""}, "it is empty"),
+        ({"a.tar": b"x", "b.TAR.gz": b"x"}, "b.TAR.gz is a compressed archive"),
+        ({"a.tgz": b"x"}, "a.tgz is a compressed archive"),
     ],
 )
 def test_an_input_that_cannot_serve_is_refused(
@@ -163,6 +191,14 @@ def test_an_input_that_cannot_serve_is_refused(
     folder_of(tmp_path / "in", files.items())
     with pytest.raises(BadInput, match=why):
         find_shards(tmp_path / "in")
+
+
+def test_files_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    names = ["a.png", "b.heic", "c/d.zip", ".hidden.zip"]
+    folder_of(tmp_path / "in", [(name, b"x") for name in names])
+    said: list[str] = []
+    assert len(find_shards(tmp_path / "in", said.append)) == 1
+    assert said == ["2 other files are left out, such as b.heic"]
 
 
 @pytest.mark.parametrize("name", ["absent", "a.zip"])
