@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from resnext.artifact.files import Artifact
 from resnext.errors import BadInput, SessionFailed, UsageError
 from resnext.findings import Finding
-from resnext.runtimes.address import Address
 
 from .environment import Installation
 from .left_out import left_out, with_code, with_ensembles
@@ -99,7 +98,6 @@ def examine_there(root: Path, url: str, say: Callable[[str], None] = lambda _: N
     if parts.scheme not in ("http", "https", "grpc") or not parts.netloc or parts.path.strip("/"):
         raise UsageError(f"`url` {url[:100]!r} is not http://HOST:PORT or grpc://HOST:PORT")
     url, models, found = url.rstrip("/"), _models(root), Examined()
-    Address.parse(f"{url}/{next(iter(models), 'model')}")
     with closing(transport_to(f"{url}/server")) as transport:
         told = transport.server()  # an error if nothing answers
     found.lines.append(f"core: {told.name} {told.version} at {url}".replace("  ", " "))

@@ -52,6 +52,17 @@ class FakeTensor:
         return self.array
 
 
+class FakeError(str):
+    """An error, of which the server makes HTTP 400 if it has this code, and 500 if it has none."""
+
+    __slots__ = ()
+    INVALID_ARG = 3
+
+    def __new__(cls, text: str, code: int) -> FakeError:
+        assert code == cls.INVALID_ARG
+        return super().__new__(cls, text)
+
+
 def fake_response(outputs: Any = (), error: str | None = None) -> SimpleNamespace:
     return SimpleNamespace(outputs=outputs, error=error)
 
@@ -62,7 +73,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     utils = ModuleType("triton_python_backend_utils")
     names = {
         "Tensor": FakeTensor,
-        "TritonError": str,
+        "TritonError": FakeError,
         "InferenceResponse": fake_response,
         "get_input_tensor_by_name": lambda request, name: request[name],
     }
@@ -183,6 +194,7 @@ def test_a_bad_picture_fails_its_own_request_alone(backend: ModuleType) -> None:
     batches = [np.array([[data]], object) for data in (encoded(DEEP), b"hello", encoded(DEEP))]
     responses = model.execute([{"PICTURE": FakeTensor("PICTURE", batch)} for batch in batches])
     assert [response.error is None for response in responses] == [True, False, True]
+    assert "0x" not in responses[1].error
 
 
 def test_limits_are_those_of_the_toolkit(backend: ModuleType) -> None:
