@@ -62,7 +62,8 @@ class Crew:
         workers: their number. One that is lost is replaced.
         start_s: mean time until a worker or its replacement is ready, from half to one and a half.
         life_s: mean life of a worker, exponential.
-        fill_s: of each shard besides the session: first batch read and decoded, last rows written.
+        fill_s: from a shard's arrival at a worker until the session can begin: its first batch read
+            and decoded. Of one that waits it is hidden behind the shard before.
         slow: share of workers that take ``slowdown`` times as long.
         slowdown: see ``slow``.
     """
@@ -219,11 +220,11 @@ class _Run:
     def begin(self, place: int) -> None:
         worker = self.workers[place]
         shard, ready = worker.held[0]
-        worker.began = max(self.now, ready)
+        worker.began = max(self.now, ready + self.crew.fill_s)
         worker.works = self.times[shard][self.failed[shard]] * worker.slowdown
-        self.store_free = max(worker.began, self.store_free) + self.job.store_s
+        self.store_free = max(self.now, ready, self.store_free) + self.job.store_s
         self.store_busy += self.job.store_s
-        ended = worker.began + self.crew.fill_s + worker.works
+        ended = worker.began + worker.works
         self.after(max(ended, self.store_free) - self.now, "finish", place)
 
     def finish(self, place: int) -> None:
@@ -240,7 +241,7 @@ class _Run:
         worker.life += 1
         worker.asking = 0
         if worker.held:
-            into = self.now - worker.began - self.crew.fill_s
+            into = self.now - worker.began
             wasted = min(max(into, 0.0), worker.works)
             self.busy += wasted
             self.repeated += wasted
@@ -391,7 +392,9 @@ def table(rows: list[tuple[Case, Outcome]]) -> str:
 @click.option("--workers", type=click.IntRange(min=1), default=CREW.workers, show_default=True)
 @click.option("--life", default=CREW.life_s, show_default=True, help="Mean of a worker, s.")
 @click.option("--start", default=CREW.start_s, show_default=True, help="Of a worker, s.")
-@click.option("--fill", default=CREW.fill_s, show_default=True, help="Of each shard, s.")
+@click.option(
+    "--fill", default=CREW.fill_s, show_default=True, help="Until a shard's first batch, s."
+)
 @click.option("--slow", default=CREW.slow, show_default=True, help="Share, at half the speed.")
 @click.option("--dispatch", default=DRIVER.dispatch_s, show_default=True, help="Of a shard, s.")
 @click.option("--handover", default=DRIVER.handover_s, show_default=True, help="Of a shard, s.")

@@ -16,7 +16,7 @@ from resnext.cluster.dispatch import dispatch
 from resnext.cluster.local import LocalCrew
 from resnext.cluster.parcels import Parcel
 from resnext.cluster.units import Unit
-from resnext.errors import BadInput, MissingRequirement, SessionFailed, UsageError
+from resnext.errors import BadInput, MissingRequirement, NeverReturned, SessionFailed, UsageError
 from resnext.images.shards.find import find_shards
 from resnext.images.shards.shard import plain
 from resnext.progress import Amount, Step
@@ -203,7 +203,14 @@ def _in_crew(plan: Plan, job: Job, members: Crew, progress: Callable[[str], obje
     say = _Say(plan, progress)
     units = [Unit(it.id, it) for it in plan.left]
     with members as crew:
-        settled = dispatch(units, crew, doing="shards", patience_s=job.patience_s, say=say.line)
+        settled = dispatch(
+            units,
+            crew,
+            broken_by=(SessionFailed, NeverReturned),  # a GPU, say: others are in order
+            doing="shards",
+            patience_s=job.patience_s,
+            say=say.line,
+        )
         for it in settled:
             planned: Planned = it.unit.payload
             if it.error is not None and not isinstance(it.error, BadInput):

@@ -26,6 +26,7 @@ def dispatch(
     crew: Crew,
     *,
     tries: int = 3,
+    broken_by: tuple[type[ResnextError], ...] = (),
     notice_s: float = NOTICE_S,
     patience_s: float = PATIENCE_S,
     doing: str = "units",
@@ -40,7 +41,9 @@ def dispatch(
     Args:
         units: what to do; ids are unique.
         crew: who does it, entered by the caller: ``with LocalCrew(...) as crew``.
-        tries: workers that may be lost over one unit, or in one slot before they are made.
+        tries: workers that may be lost over one unit; and units, or attempts to make a worker, over
+            which they may be lost in one slot without one being done there.
+        broken_by: errors of the work that say that the worker is broken, not the unit: it is lost.
         notice_s: silence after which ``say`` gets a line about what is missing, seconds.
         patience_s: silence after which a worker is ended and its units are given back, or, if no
             worker can be had, units are lost, seconds. Work that takes longer calls
@@ -89,7 +92,7 @@ def dispatch(
             for slot, place in board.to_start(slots):
                 crew.start(slot)
                 board.start(slot, place, clock())
-            if not board.workers and board.closed and slots.keys() <= board.closed.keys():
+            if not board.workers and slots and slots.keys() <= board.closed.keys():
                 yield from board.give_up(str(next(iter(board.closed.values()))))
                 return
         for slot, unit in board.hand_out(crew.depth):
@@ -100,6 +103,9 @@ def dispatch(
             if event.slot in board.workers:
                 heard = noticed = clock()
                 board.workers[event.slot].heard = heard
+                if isinstance(event, Answer) and isinstance(event.error, broken_by):
+                    crew.stop(event.slot)
+                    event = Ended(event.slot, str(event.error))
                 settled = board.take(event)
                 say(Step(board.line(event), board.amount))
                 if settled is not None:
@@ -132,12 +138,15 @@ class _Board:
         self.workers: dict[str, _Worker] = {}
         self.closed: dict[str, ResnextError] = {}
         self.lost = False
+        self._slots: Mapping[str, str] = {}
         self._queue = _Queue(units)
         self._most, self._doing = tries, doing
         #: Slots of the workers that are ready, by the number of units that they hold.
         self._ready: defaultdict[int, dict[str, None]] = defaultdict(dict)
-        self._tried: dict[str, int] = {}
-        self._starts: dict[str, int] = {}
+        #: Slots in which a worker was lost over a unit, by its id.
+        self._tried: defaultdict[str, list[str]] = defaultdict(list)
+        #: Over what workers were lost in a slot since a unit was done there: units, or being made.
+        self._in_vain: defaultdict[str, set[str]] = defaultdict(set)
         self._places: dict[str, str] = {}
         if len({unit.id for unit in units}) < len(units):
             raise UsageError("two units have the same id")
@@ -148,6 +157,7 @@ class _Board:
 
     def to_start(self, slots: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         """Slots that need a worker, and their places; not for units that others will take."""
+        self._slots = slots
         idle = Counter(worker.place for worker in self.workers.values() if not worker.held)
         for slot, place in slots.items():
             if slot in self.workers or slot in self.closed:
@@ -164,7 +174,8 @@ class _Board:
         """Units for workers that are ready: one for each first, then more up to ``depth``.
 
         A unit over which a worker was lost is done alone: units that are done at once cannot tell
-        which of them it was.
+        which of them it was. It goes to another slot if there is one, so that a machine which
+        breaks whatever it gets does not use up all tries.
         """
         for held in range(depth):
             for slot in list(self._ready[held]) if self._queue.left else ():
@@ -177,8 +188,20 @@ class _Board:
                 if held and unit.id in self._tried:
                     self._queue.give_back(unit)
                     break
+                if slot in self._tried.get(unit.id, ()) and self._others(unit):
+                    self._queue.give_back(unit)
+                    continue
                 self._change(slot, worker.held.append, unit)
                 yield slot, unit
+
+    def _others(self, unit: Unit) -> bool:
+        """Whether there is a slot for ``unit`` in which no worker was lost over it."""
+        return any(
+            slot not in self.closed
+            and slot not in self._tried[unit.id]
+            and (unit.places is None or place in unit.places)
+            for slot, place in self._slots.items()
+        )
 
     def _change(self, slot: str, change: Callable[[Unit], object], unit: Unit) -> None:
         """Change what the worker in ``slot`` holds."""
@@ -193,7 +216,6 @@ class _Board:
         if isinstance(event, Ready):
             worker.ready = True
             self._ready[0][event.slot] = None
-            self._starts.pop(event.slot, None)
         elif isinstance(event, Answer):
             return self._answered(worker, event)
         elif isinstance(event, Ended):
@@ -206,26 +228,32 @@ class _Board:
             return None
         self._change(answer.slot, worker.held.remove, unit)
         self.amount.done += 1
-        tries = self._tried.get(unit.id, 0) + 1
+        self._in_vain.pop(answer.slot, None)
+        tries = len(self._tried.get(unit.id, ())) + 1
         return Settled(unit, worker.place, tries, answer.receipt, answer.error)
 
     def _ended(self, worker: _Worker, ended: Ended) -> Settled | None:
         del self.workers[ended.slot]
         self._ready[len(worker.held)].pop(ended.slot, None)
         self.lost = True
-        if not worker.ready:
-            self._starts[ended.slot] = self._starts.get(ended.slot, 0) + 1
-            if ended.error is not None or self._starts[ended.slot] >= self._most:
-                self.closed[ended.slot] = ended.error or MissingRequirement(
-                    f"a worker on {worker.place} ended before it was ready: {ended.reason}"
-                )
-            return None
+        over = self._in_vain[ended.slot]
+        over.add(worker.held[0].id if worker.held else f"making {len(over)}")
+        settled = self._given_back(worker, ended)
+        if ended.error is not None or len(over) >= self._most:
+            without = "having done anything" if worker.ready else "being ready"
+            self.closed[ended.slot] = ended.error or MissingRequirement(
+                f"a worker on {worker.place} ended without {without}: {ended.reason}"
+            )
+        return settled
+
+    def _given_back(self, worker: _Worker, ended: Ended) -> Settled | None:
         if not worker.held:
             return None
         unit, *others = worker.held
         for other in reversed(others):
             self._queue.give_back(other)
-        tries = self._tried[unit.id] = self._tried.get(unit.id, 0) + 1
+        self._tried[unit.id].append(ended.slot)
+        tries = len(self._tried[unit.id])
         self._places[unit.id] = worker.place
         if tries < self._most:
             self._queue.give_back(unit)
@@ -243,7 +271,7 @@ class _Board:
             raise next(iter(self.closed.values()), MissingRequirement(reason))
         for unit in self._queue.rest():
             self.amount.done += 1
-            tries, place = self._tried.get(unit.id, 0), self._places.get(unit.id, "")
+            tries, place = len(self._tried.get(unit.id, ())), self._places.get(unit.id, "")
             yield Settled(unit, place, tries, lost=reason)
 
     def line(self, event: Event) -> str:

@@ -41,9 +41,11 @@ def test_one_worker_takes_the_sum() -> None:
     assert each.makespan_s == pytest.approx(30 * (2 + 0.1 + 0.5) + 0.1)  # the last receipt
     ahead = simulate(job, Crew(1), Driver(dispatch_s=0.1, handover_s=0.5))
     assert ahead.makespan_s == pytest.approx(0.1 + 0.5 + 60 + 0.1)  # hidden behind the first
-    filling = simulate(job, Crew(1, fill_s=0.5))
+    filling = simulate(job, Crew(1, fill_s=0.5), Driver(in_flight=1))
     assert filling.makespan_s == pytest.approx(30 * (2 + 0.5))  # hidden behind nothing
     assert filling.busy == pytest.approx(2 / 2.5)
+    hidden = simulate(job, Crew(1, fill_s=0.5))
+    assert hidden.makespan_s == pytest.approx(0.5 + 60)  # but for the first
 
 
 @pytest.mark.parametrize(("shards", "workers"), [(12, 4), (13, 4), (3, 4), (1, 1), (100, 7)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from types import FrameType
 from typing import Any
@@ -15,7 +15,13 @@ from resnext.cluster import dispatch as dispatcher
 from resnext.cluster.crew import Answer, Ended, Event, Ready
 from resnext.cluster.dispatch import dispatch
 from resnext.cluster.units import Settled, Unit
-from resnext.errors import BadInput, MissingRequirement, UsageError
+from resnext.errors import (
+    BadInput,
+    MissingRequirement,
+    ResnextError,
+    SessionFailed,
+    UsageError,
+)
 
 TWO = {"a/0": "a", "b/0": "b"}
 
@@ -125,6 +131,63 @@ def test_a_unit_that_kills_three_workers_is_lost_alone() -> None:
     settled = run(FakeCrew(TWO, kills("0", 99), depth=3), units(6))
     lost = {id: (one.lost, one.tries) for id, one in settled.items() if one.lost}
     assert lost == {"0": ("signal SIGSEGV", 3)}
+
+
+@pytest.mark.parametrize("error", [SessionFailed("no kernel image"), BadInput("no picture")])
+def test_a_worker_that_breaks_whatever_it_gets_costs_no_unit(error: ResnextError) -> None:
+    """The other is slow, so that the broken one is asked again and again."""
+    later: list[Answer] = []
+
+    def does(slot: str, id: str, payload: Any) -> Event | None:
+        if slot == "b/0":
+            return Answer(slot, id, error=error)
+        later.append(Answer(slot, id, payload))
+        return None
+
+    class Slow(FakeCrew):
+        def wait(self, timeout_s: float) -> Sequence[Event]:
+            return super().wait(timeout_s) or ([later.pop(0)] if later else [])
+
+    crew = Slow({"a/0": "a", "b/0": "b"}, does)
+    settled = {
+        one.unit.id: one
+        for one in dispatch(units(12), crew, broken_by=(SessionFailed,), clock=crew.clock)
+    }
+    assert len(settled) == 12
+    if isinstance(error, BadInput):  # about the picture
+        assert any(one.error is error for one in settled.values())
+        assert crew.stopped == []
+    else:
+        assert [one for one in settled.values() if one.lost or one.error] == []
+        assert max(one.tries for one in settled.values()) == 2
+        assert crew.stopped == ["b/0"] * 3  # and then no more
+        assert crew.started.count("b/0") == 3
+
+
+@pytest.mark.parametrize("places", [TWO, {"a/0": "a"}])
+def test_where_all_are_broken_not_every_unit_is_tried(places: dict[str, str]) -> None:
+    crew = FakeCrew(places, lambda slot, id, _: Answer(slot, id, error=SessionFailed("no kernel")))
+    settled = run(crew, units(99), broken_by=(SessionFailed,))
+    assert all("no kernel" in one.lost for one in settled.values())
+    assert len(crew.started) <= 9
+
+
+def test_without_a_slot_it_waits_though_another_was_closed() -> None:
+    """All machines of a cluster may be away for a while."""
+    crew = FakeCrew(TWO, starts=lambda slot: Ended(slot, "refused", BadInput("other version")))
+    slots = [crew.places, crew.places, {}, {}, {"c/0": "c"}]
+
+    class Away(FakeCrew):
+        def slots(self) -> Mapping[str, str]:
+            return slots.pop(0) if len(slots) > 1 else slots[0]
+
+        def start(self, slot: str) -> None:
+            self._starts = Ready if slot == "c/0" else crew._starts
+            super().start(slot)
+
+    away = Away(TWO)
+    assert len(run(away, units(3))) == 3
+    assert away.started == ["a/0", "b/0", "c/0"]
 
 
 def test_a_unit_that_was_tried_is_done_alone_so_that_the_one_that_kills_is_found() -> None:
