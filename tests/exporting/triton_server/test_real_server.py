@@ -22,10 +22,11 @@ from onnx import numpy_helper
 
 from exported import derive_onnx, export_openvino
 from resnext.artifact.files import Artifact, read_artifact
+from resnext.precision import Precision
 from resnext.runtimes.registry import SessionOptions, open_session
 from resnext.verify.inputs import seeded_inputs
 from resnext.weights.spec import Weights
-from resnext_export import ExportRequest
+from resnext_export import ExportRequest, export
 from resnext_export.cli.export import main
 from resnext_export.triton import stand_in
 from resnext_export.triton.environment import Installation
@@ -81,6 +82,22 @@ def test_shipped_networks_pass_on_the_real_core(
     # gRPC shows more.
     assert {line.partition(":")[0] for line in by_http.unchecked} >= {FLOAT, f"{FLOAT}-classify"}
     assert not any(line.startswith("digits") for line in by_grpc.unchecked)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_other_shipped_network_passes(
+    precision: Precision, installation: Installation, tmp_path: Path
+) -> None:
+    fields: dict[str, Any] = (
+        {} if precision == "fp32" else {"precision": precision, "calibration": "random"}
+    )
+    artifact = export("fashion-mnist", tmp_path / "artifact", format="onnx", **fields)
+    root = tmp_path / "models"
+    write_repository(artifact, root, RepositoryOptions(cpus=1, with_preprocessing=True))
+    examined = examine_here(root, installation)
+    assert [str(finding) for finding in examined.findings] == []
+    assert "16 pictures, with the logits and class names" in "\n".join(examined.lines)
 
 
 @pytest.mark.exhaustive
