@@ -39,7 +39,7 @@ _SPEED = "Speed"
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR",
-    help="Folder for parts, receipts and summary.json. One of an earlier run is gone on with.",
+    help="Folder for parts, receipts and summary.json. That of an earlier run is continued.",
 )
 @option_of(OUTPUT)(
     "--format",

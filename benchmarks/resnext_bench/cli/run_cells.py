@@ -25,7 +25,7 @@ Examples:
 Each group runs in a fresh process of resnext-bench and is written when it is done; the same command
 again goes on where it stopped, and tries again what failed. A lost machine's group goes to another
 one, three times.
-Exit code 0: every group has a run. 4: one failed or was lost. What its rows are worth says merge.
+Exit code 0: every group has a run. 4: one failed or was lost. merge judges the rows.
 """
 
 

@@ -57,9 +57,9 @@ def check_triton(repository: Path, server: str, url: str | None, json_path: str 
     Also what the server refuses without a line, and what it serves in silence. Repositories that
     others wrote are checked as far as their files say what is in them.
 
-    Where there is a server (make triton-env makes one), it loads the repository, and its logits
-    are compared with PyTorch's at every batch size and under mixed requests, its configuration
-    with the files, and wrong requests are sent, which it must refuse.
+    If there is a server (make triton-env makes one), it loads the repository. Its logits are
+    compared with PyTorch's at batch sizes up to 16, at the largest, and under mixed requests, its
+    configuration with the files; wrong requests must be refused.
     """
     if url is not None and server != "auto":
         raise UsageError(f"--url names the server, so --server {server} has no effect")
