@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,14 @@ def test_shipped_networks_pass_on_the_real_core(
     # gRPC shows more.
     assert {line.partition(":")[0] for line in by_http.unchecked} >= {FLOAT, f"{FLOAT}-classify"}
     assert not any(line.startswith("digits") for line in by_grpc.unchecked)
+
+
+def test_the_second_server_of_the_environment_can_be_started(installation: Installation) -> None:
+    """Its pins are installed without what they require."""
+    if installation.programs is None:
+        pytest.skip("a server of another environment")
+    words = [str(installation.programs / "python"), "-c", "import mlserver, tritonclient.http"]
+    assert subprocess.run(words, check=False, capture_output=True).stderr == b""
 
 
 @pytest.mark.exhaustive
