@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from exported import export_onnx
 from fakes.calm import calm
-from fakes.servers import Running, mlserver
+from fakes.servers import Running, mlserver, triton_server
 from resnext.artifact.files import Artifact
 from resnext.errors import SessionFailed
 from resnext.runtimes.registry import SessionOptions, open_session
@@ -24,7 +24,6 @@ from resnext.verify.check import check
 from resnext.weights.spec import load_weights
 from resnext_bench import benchmark
 from resnext_bench.scenarios.load import Load
-from resnext_export.triton.environment import find_server
 from resnext_export.triton.options import RepositoryOptions
 from resnext_export.triton.repository import write_repository
 from resnext_export.triton.server import Server, served
@@ -45,9 +44,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture(scope="module")
 def triton(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    installation = find_server()
-    if installation is None:
-        pytest.skip("no Triton server: make triton-env makes one")
+    installation = triton_server()
     root = tmp_path_factory.mktemp("repository")
     write_repository(artifact, root, RepositoryOptions(name="digits", cpus=1))
     with served(root, ["onnxruntime"], installation) as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -16,8 +17,9 @@ from urllib.request import urlopen
 import pytest
 
 from resnext.artifact.files import Artifact
+from resnext.errors import MissingRequirement
 from resnext.runtimes.v2.tensors import DTYPES
-from resnext_export.triton.environment import HOW, find_server
+from resnext_export.triton.environment import Installation, required_server
 from resnext_export.triton.server import free_ports
 
 _READY_S, _STOP_S = 60.0, 20.0
@@ -62,13 +64,24 @@ class Running:
     process: subprocess.Popen[bytes]
 
 
+def triton_server() -> Installation:
+    """A Triton server. Without one the test is skipped, or fails if ``RESNEXT_SERVER_TESTS`` is
+    ``required``.
+    """
+    try:
+        return required_server()
+    except MissingRequirement as exc:
+        if os.environ.get("RESNEXT_SERVER_TESTS") == "required":
+            raise
+        pytest.skip(str(exc))
+
+
 def mlserver_program() -> Path:
-    """The program ``mlserver`` of the environment for servers; skips the test without it."""
-    found = find_server()
-    program = None if found is None or found.programs is None else found.programs / "mlserver"
-    if program is None or not program.is_file():
-        pytest.skip(f"no MLServer beside Triton: {HOW}")
-    return program
+    """The program ``mlserver`` of the environment for servers; skips the test in another one."""
+    programs = triton_server().programs
+    if programs is None:
+        pytest.skip("a server of another environment")
+    return programs / "mlserver"
 
 
 @contextmanager
