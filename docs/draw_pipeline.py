@@ -80,7 +80,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "verify timing",
         "runtimes",
         "weights artifact",
-        "images",
+        "images kernels",
         "network cluster machine",
         "errors progress storage readers",
     ),

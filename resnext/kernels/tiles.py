@@ -1,0 +1,126 @@
+"""Which tiles are worth trying for a layer; the first is the one to take untried."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .grouped_conv3x3 import WIDTHS, ConvTile
+from .pointwise import ProductTile
+
+#: Programs that keep a large GPU busy: two for each of an H100's 132 multiprocessors.
+_BUSY = 264
+#: Pixels and output channels of a product's tile, input channels of a step, warps, stages; large
+#: tiles first.
+_PRODUCTS = (
+    ProductTile(128, 256, 64, 8, 3),
+    ProductTile(128, 128, 64, 8, 3),
+    ProductTile(128, 64, 64, 4, 4),
+    ProductTile(64, 64, 64, 4, 4),
+    ProductTile(64, 32, 64, 4, 5),
+    ProductTile(64, 16, 128, 4, 4),
+)
+
+
+class ConvShape(NamedTuple):
+    """A grouped 3x3 convolution.
+
+    Attributes:
+        batch: images.
+        channels: input and output channels.
+        width: channels of a group before merging.
+        height, columns: of the input.
+        stride: 1 or 2.
+    """
+
+    batch: int
+    channels: int
+    width: int
+    height: int
+    columns: int
+    stride: int
+
+    @property
+    def out_height(self) -> int:
+        """Output rows."""
+        return (self.height - 1) // self.stride + 1
+
+    @property
+    def out_columns(self) -> int:
+        """Output columns."""
+        return (self.columns - 1) // self.stride + 1
+
+
+class ProductShape(NamedTuple):
+    """A 1x1 convolution.
+
+    Attributes:
+        pixels: of all images.
+        inputs: input channels.
+        outputs: output channels.
+        projected: channels of the block's input, if the shortcut is a projection, else 0.
+        shortcut: whether a shortcut is added as it is.
+    """
+
+    pixels: int
+    inputs: int
+    outputs: int
+    projected: int = 0
+    shortcut: bool = False
+
+
+class ConvChoice(NamedTuple):
+    """A width to merge groups to, and a tile."""
+
+    width: int
+    tile: ConvTile
+
+
+def widths(channels: int, width: int) -> tuple[int, ...]:
+    """Widths that groups of ``width`` channels can be merged to, of those that the kernel takes."""
+    return tuple(
+        wide for wide in WIDTHS if wide >= width and wide % width == 0 and channels % wide == 0
+    )
+
+
+def conv_choices(shape: ConvShape) -> list[ConvChoice]:
+    """What to try for a grouped convolution; empty if the kernel does not take it."""
+    choices = []
+    for width in sorted(widths(shape.channels, shape.width), key=lambda wide: abs(wide - 32)):
+        for pixels, stages in ((64, 1), (128, 1), (64, 2)):
+            columns = min(_power(shape.out_columns), pixels)
+            images = max(min(pixels // columns, _power(shape.batch)), -(-16 // columns))
+            programs = (
+                -(-shape.batch // images)
+                * -(-shape.out_columns // columns)
+                * (shape.channels // width)
+            )
+            strips = min(shape.out_height, max(1, -(-2 * _BUSY // programs)))
+            rows = -(-shape.out_height // strips)
+            warps = 8 if images * columns >= 128 and width == 64 else 4
+            choices.append(ConvChoice(width, ConvTile(images, columns, rows, warps, stages)))
+    return list(dict.fromkeys(choices))
+
+
+def product_choices(shape: ProductShape) -> list[ProductTile]:
+    """What to try for a product: the largest tile that keeps the GPU busy, and its neighbors."""
+    fitting = [
+        tile
+        for tile in _PRODUCTS
+        if tile.outputs <= max(16, _power(shape.outputs))
+        and tile.inputs <= max(16, _power(shape.inputs))
+    ] or [ProductTile(64, 16, 16, 4, 4)]
+    first = next(
+        (
+            index
+            for index, tile in enumerate(fitting)
+            if -(-shape.pixels // tile.pixels) * -(-shape.outputs // tile.outputs) >= _BUSY
+        ),
+        len(fitting) - 1,
+    )
+    near = sorted(range(len(fitting)), key=lambda index: abs(index - first))
+    return [fitting[index] for index in near[:4]]
+
+
+def _power(number: int) -> int:
+    """The least power of two of at least ``number``."""
+    return 1 << (number - 1).bit_length()
