@@ -179,6 +179,15 @@ RUNTIMES: Mapping[str, Runtime] = table(
         times_layers=True,
     ),
     Runtime(
+        "torch-fused",
+        "PyTorch with Triton kernels of our own: a block in three launches",
+        "pytorch",
+        "triton",
+        ("weights",),
+        ("cuda",),
+        ("fp16", "bf16"),
+    ),
+    Runtime(
         "torch-compile",
         "torch.compile with Inductor",
         "pytorch",
@@ -440,7 +449,9 @@ def check_streams(name: str, options: SessionOptions) -> None:
         return
     if runtime.streams is None:
         able = [other for other, runtime in RUNTIMES.items() if runtime.streams]
-        why = " (PyTorch's settings belong to the whole process)" * (runtime.package == "torch")
+        why = " (PyTorch's settings belong to the whole process)" * (
+            runtime.module in ("pytorch", "pt2")
+        )
         raise UsageError(
             f"backend {name!r} runs one request at a time{why}",
             hint=f"use `streams` 1, or `backend` {', '.join(able)}",
