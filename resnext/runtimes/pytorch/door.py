@@ -43,7 +43,7 @@ def open_session(subject: Weights, options: SessionOptions, name: str) -> Tensor
         require_cuda(this_machine().driver)
         raise MissingRequirement(_NO_CUDA.message, hint=_NO_CUDA.hint)
     if name == "torch-fused":
-        if problem := _too_old():
+        if problem := _too_old(this_machine()):
             raise MissingRequirement(problem.message, hint=problem.hint)
         from .fused import FusedSession
 
@@ -68,7 +68,7 @@ def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) ->
         require_cuda(machine.driver)
         if not torch.cuda.is_available():
             return _NO_CUDA
-    if name == "torch-fused" and (problem := _too_old()):
+    if name == "torch-fused" and (problem := _too_old(machine)):
         return problem
     if name not in _COMPILED:
         return None
@@ -84,13 +84,13 @@ def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) ->
     )
 
 
-def _too_old() -> Finding | None:
-    capability = torch.cuda.get_device_capability()
-    if capability >= _OLDEST_GPU:
-        return None
-    return Finding(
-        "old-gpu",
-        f"the kernels of torch-fused need compute capability {_OLDEST_GPU[0]}.{_OLDEST_GPU[1]}, and"
-        f" {torch.cuda.get_device_name()} has {capability[0]}.{capability[1]}",
-        "use `backend` torch-folded or torch-compile",
-    )
+def _too_old(machine: Machine) -> Finding | None:
+    for gpu in machine.driver.gpus[:1]:
+        if tuple(map(int, gpu.compute_capability.split("."))) < _OLDEST_GPU:
+            return Finding(
+                "old-gpu",
+                "torch-fused needs a GPU of compute capability"
+                f" {'.'.join(map(str, _OLDEST_GPU))}, and {gpu.name} has {gpu.compute_capability}",
+                "use `backend` torch-folded or torch-compile",
+            )
+    return None
