@@ -415,11 +415,12 @@ def check_precision(name: str, precision: Precision) -> None:
     Raises:
         UsageError: it never can; the hint names the runtimes that can.
     """
-    if precision not in runtime_named(name).precisions:
+    own = runtime_named(name).precisions
+    if precision not in own:
         able = [other for other, runtime in RUNTIMES.items() if precision in runtime.precisions]
         raise UsageError(
             f"backend {name!r} does not run {precision}",
-            hint=f"use `backend` {', '.join(able)}",
+            hint=f"use `backend` {', '.join(able)}, or `precision` {', '.join(own)}",
         )
 
 
