@@ -158,7 +158,7 @@ def test_a_failing_kernel_is_one_line(weights: Weights, monkeypatch: pytest.Monk
 
 
 def test_it_is_refused_where_it_cannot_run(weights: Weights) -> None:
-    with pytest.raises(UsageError, match="does not run fp32; .*, or `precision` fp16, bf16$"):
+    with pytest.raises(UsageError, match=r"does not run fp32; .*, or `precision` fp16, bf16$"):
         open_session(weights, "torch-fused")
     with pytest.raises(UsageError, match="runs on cuda only"):
         open_session(weights, "torch-fused", options=SessionOptions(device="cpu", precision="fp16"))
