@@ -333,8 +333,8 @@ def test_a_batch_that_was_fixed_is_refused(
 def test_a_layer_that_is_lost_is_refused(
     digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = module._layers
-    monkeypatch.setattr(module, "_layers", lambda program: found(program)[1:])
+    found = module.graph_layers
+    monkeypatch.setattr(module, "graph_layers", lambda program: found(program)[1:])
     with pytest.raises(GateFailed, match="lost or added 1 layers, first conv1"):
         pt2_from_torch(digits, ANY, tmp_path / "model.pt2")
 
