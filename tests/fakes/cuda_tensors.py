@@ -36,10 +36,22 @@ def no_gpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # The method, unlike the operator, selects the device first.
         patch.setattr(Tensor, "contiguous", _contiguous)
+        patch.setattr("torch._C._conv_determine_backend_memory_format", _cudnn_format)
         driver = triton.runtime.driver
         patch.setattr(driver, "_active", Driver())
         patch.setattr(driver, "_default", Driver())
+        FakeTensorMode.cache_clear()  # results remembered of another layout
         yield
+    FakeTensorMode.cache_clear()
+
+
+def _cudnn_format(images: Tensor, weight: Tensor, _: object) -> torch.memory_format:
+    """The layout of cuDNN's results: channels-last where images or weights are."""
+    last = torch.channels_last
+    for each in (images, weight):
+        if each.is_contiguous(memory_format=last) and not each.is_contiguous():
+            return last
+    return torch.contiguous_format
 
 
 def _contiguous(tensor: Tensor, memory_format: Any = torch.contiguous_format) -> Any:

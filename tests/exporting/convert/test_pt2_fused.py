@@ -6,6 +6,7 @@ CUDA tensors are shapes here (`fakes.cuda_tensors`): everything up to the compil
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from fakes.cuda_tensors import Driver, Launch, launches, lowered, move, no_gpu, on_cuda
+from fakes.inductor import code_for_gpu
 from resnext.artifact.manifest import BatchRange
 from resnext.artifact.records import PackageRecord
 from resnext.errors import GateFailed, MissingRequirement, UsageError
@@ -42,6 +44,13 @@ def gpu() -> Iterator[None]:
     """CUDA tensors, of which nothing is computed."""
     with no_gpu():
         yield
+
+
+@pytest.fixture(scope="module")
+def color() -> Weights:
+    """Two blocks behind a stem with a pool."""
+    config = ResNeXtConfig((1, 1), 8, 4, (32, 32), 3, 10, stem="imagenet", stem_channels=16)
+    return load_weights("seeded:3", config)
 
 
 def parts(weights: Weights, batch: BatchRange) -> tuple[nn.Module, FusedNetwork]:
@@ -115,9 +124,8 @@ def test_every_block_is_three_launches_with_our_tiles_and_grids(digits: Weights)
 
 
 @pytest.mark.usefixtures("gpu")
-def test_a_symbolic_batch_is_in_the_grids_and_a_stem_s_pool_is_a_launch() -> None:
-    config = ResNeXtConfig((1, 1), 8, 4, (32, 32), 3, 10, stem="imagenet", stem_channels=16)
-    counts = check_launches(load_weights("seeded:3", config), ANY)
+def test_a_symbolic_batch_is_in_the_grids_and_a_stem_s_pool_is_a_launch(color: Weights) -> None:
+    counts = check_launches(color, ANY)
     assert counts == {"grouped_conv3x3_kernel": 2, "pointwise_kernel": 4, "max_pool_kernel": 1}
 
 
@@ -158,6 +166,43 @@ def test_the_check_of_launches_sees(
 def test_resnext50_is_49_launches_a_stem_and_a_classifier(batch: BatchRange) -> None:
     counts = check_launches(load_weights("seeded", "resnext50_32x4d"), batch)
     assert counts == {"grouped_conv3x3_kernel": 16, "pointwise_kernel": 32, "max_pool_kernel": 1}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.filterwarnings("ignore")
+@BATCHES
+def test_the_code_for_a_gpu_calls_our_kernels_and_neither_fills_nor_copies_for_them(
+    batch: BatchRange, color: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = parts(color, batch)
+    program = traced(model, color, batch)
+    code = code_for_gpu(program, tmp_path, monkeypatch)
+    (tmp_path / "resnext.wrapper.cpp").write_text(code)
+    found = module._kernels([tmp_path / "resnext.wrapper.cpp"])
+    assert found == {**toolkit_kernels(program), "convolution": 1, "addmm_out": 1}
+    module._check_called(toolkit_kernels(program), found)
+    # Images to float16 in channels-last, the mean, logits to float32.
+    assert len(inductor_s_own(code)) == 3
+
+
+@pytest.mark.exhaustive
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.filterwarnings("ignore")
+def test_the_code_shows_that_a_kernel_s_output_is_filled_first(
+    color: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why outputs are not allocated by ``torch.empty`` with a memory format."""
+    monkeypatch.setattr(ops, "_empty", filled)
+    model, _ = parts(color, EIGHT)
+    program = traced(model, color, EIGHT)
+    found = inductor_s_own(code_for_gpu(program, tmp_path, monkeypatch))
+    assert len(found) == 3 + sum(toolkit_kernels(program).values())
+
+
+def inductor_s_own(code: str) -> list[str]:
+    """Kernels that Inductor wrote, by their calls."""
+    return re.findall(r"^\s+call_(triton_\w+)\(", code, re.MULTILINE)
 
 
 def test_torch_compile_traces_the_network_as_one_graph(digits: Weights) -> None:
