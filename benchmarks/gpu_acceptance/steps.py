@@ -1,7 +1,8 @@
 """The steps of GPU acceptance that measure: each cell appends one row of JSON as soon as it is
 known.
 
-    python3 -m gpu_acceptance.steps STEP --rows rows.jsonl --cache FOLDER [--rehearse] [--resume]
+    python3 -m gpu_acceptance.steps STEP --rows rows.jsonl --cache FOLDER
+        [--rehearse] [--resume] [--skip CELL] [--seconds N]
 
 Everything but ``smoke``, ``trust``, ``package`` and ``ort-cuda`` needs PyTorch and the light
 modules of `resnext` alone, no pydantic. A cell that fails is a row with the first line of its
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import json
+import math
 import os
 import platform
 import shutil
@@ -286,6 +288,27 @@ def compiled(bench: Bench) -> None:
         torch.compiler.reset()
 
 
+def kernels(bench: Bench) -> None:
+    """Each kind of layer on our kernels, against PyTorch's libraries."""
+    from .kernels import kernels as measure  # needs Triton
+
+    measure(bench)
+
+
+def fused(bench: Bench) -> None:
+    """The whole network on our kernels, against PyTorch."""
+    from .fused import fused as measure  # needs Triton
+
+    measure(bench)
+
+
+def autotune(bench: Bench) -> None:
+    """The same against torch.compile with every kernel searched for."""
+    from .fused import autotune as measure  # needs Triton
+
+    measure(bench)
+
+
 def trust(bench: Bench) -> None:
     """Batch integrity and the parity gates of live sessions: do limits that were found on CPUs hold
     for a GPU's kernels?
@@ -537,13 +560,16 @@ STEPS: Mapping[str, Callable[[Bench], None]] = {
     "environment": environment,
     "ceilings": ceilings,
     "smoke": smoke,
-    "eager": eager,
-    "trust": trust,
+    "kernels": kernels,
+    "fused": fused,
+    "autotune": autotune,
+    "package": package,
     "merged": merged,
     "chunks": chunks,
     "compile": compiled,
-    "package": package,
     "ort-cuda": ort_cuda,
+    "trust": trust,
+    "eager": eager,
 }
 
 
@@ -644,11 +670,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--skip", action="append", default=[], metavar="CELL")
+    parser.add_argument("--seconds", type=float, default=math.inf)
     asked = parser.parse_args(arguments)
     # A step that crashes, or has no more time, shows where.
     faulthandler.enable()
     faulthandler.register(signal.SIGTERM, all_threads=True, chain=True)
-    bench = Bench(asked.step, asked.rows, asked.cache, rehearse=asked.rehearse, resume=asked.resume)
+    bench = Bench(
+        asked.step,
+        asked.rows,
+        asked.cache,
+        rehearse=asked.rehearse,
+        resume=asked.resume,
+        skip=asked.skip,
+        seconds=asked.seconds,
+    )
     with bench.guarded(asked.step):
         STEPS[asked.step](bench)
 

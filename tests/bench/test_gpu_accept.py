@@ -20,10 +20,11 @@ import torch
 from click.testing import CliRunner
 
 import gpu_accept
-from gpu_acceptance import device, steps
+from gpu_acceptance import device, fused, steps
 from gpu_acceptance.device import Bench, Forward, floor_us, live, measure_group
 from gpu_acceptance.rows import append_row, code_digest, first_line, latest_line_is_whole, read_rows
 from resnext.network.config import VARIANTS
+from resnext.network.model import ResNeXt
 
 ROOT = Path(__file__).parents[2]
 
@@ -486,8 +487,20 @@ def test_every_prediction_is_of_a_cell_that_a_step_measures(
         return False
 
     monkeypatch.setattr(steps, "measure_group", note)
+    monkeypatch.setattr(fused, "measure_group", note)
     monkeypatch.setattr(where, "wants", wants)
-    for name in ("ceilings", "eager", "merged", "chunks", "compile"):
+    monkeypatch.setattr(where, "config", VARIANTS["resnext50_32x4d"])
+    monkeypatch.setattr(where, "weights", lambda: ResNeXt(device.SMALL).eval())
+    for name in (
+        "ceilings",
+        "kernels",
+        "fused",
+        "autotune",
+        "eager",
+        "merged",
+        "chunks",
+        "compile",
+    ):
         where.step = name
         steps.STEPS[name](where)
     missing = [
