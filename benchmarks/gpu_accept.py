@@ -364,7 +364,7 @@ class Acceptance:
             under_way_path(cache(), step.name).unlink(missing_ok=True)
             options = [f"--skip={cell}" for cell in skip]
             if step.name in OWN:
-                options += ["--seconds", f"{deadline - time.monotonic():.0f}"]
+                options += ["--deadline", str(deadline)]
             code = self._wait(step, command + options, deadline)
             cells = under_way(cache(), step.name)
             if code is None:

@@ -66,7 +66,7 @@ class Bench:
         rehearse: run small, on a CPU.
         resume: leave out cells that this file has a good row of, of the same code and device.
         skip: cells to leave out, because an earlier process of this run has a row of them.
-        seconds: after which the step is stopped.
+        deadline: on the monotonic clock, when the step is stopped.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class Bench:
         rehearse: bool,
         resume: bool,
         skip: Iterable[str] = (),
-        seconds: float = math.inf,
+        deadline: float = math.inf,
     ) -> None:
-        self.step, self.rehearse, self._seconds = step, rehearse, seconds
+        self.step, self.rehearse, self._deadline = step, rehearse, deadline
         self.cuda = torch.cuda.is_available() and not rehearse
         self.device = torch.device("cuda" if self.cuda else "cpu")
         self.config = SMALL if rehearse else VARIANTS["resnext50_32x4d"]
@@ -165,7 +165,7 @@ class Bench:
     @property
     def left_s(self) -> float:
         """Seconds until the step is stopped."""
-        return self._seconds - (time.monotonic() - self._began)
+        return self._deadline - time.monotonic()
 
     def settings(self, *, tf32: bool = False) -> AbstractContextManager[Any]:
         """The stream, cuDNN's search, and TF32 as asked for."""

@@ -2,7 +2,7 @@
 known.
 
     python3 -m gpu_acceptance.steps STEP --rows rows.jsonl --cache FOLDER
-        [--rehearse] [--resume] [--skip CELL] [--seconds N]
+        [--rehearse] [--resume] [--skip CELL] [--deadline SECONDS]
 
 Everything but ``smoke``, ``trust``, ``package`` and ``ort-cuda`` needs PyTorch and the light
 modules of `resnext` alone, no pydantic. A cell that fails is a row with the first line of its
@@ -671,7 +671,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--skip", action="append", default=[], metavar="CELL")
-    parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--deadline", type=float, default=math.inf)
     asked = parser.parse_args(arguments)
     # A step that crashes, or has no more time, shows where.
     faulthandler.enable()
@@ -683,7 +683,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rehearse=asked.rehearse,
         resume=asked.resume,
         skip=asked.skip,
-        seconds=asked.seconds,
+        deadline=asked.deadline,
     )
     with bench.guarded(asked.step):
         STEPS[asked.step](bench)
