@@ -78,8 +78,8 @@ class Step:
 STEPS = (
     Step("environment", 60),
     Step("ceilings", 25),
-    Step("smoke", 60),
-    Step("kernels", 110),
+    Step("smoke", 75),
+    Step("kernels", 120),
     Step("fused", 140),
     Step("autotune", 200),
     Step("tests", 240, signal.SIGINT),
@@ -302,12 +302,13 @@ class Acceptance:
                 ["--weights", "digits", "--batch", "1,8"] if self.rehearse else ["--batch", "64"]
             )
             precision = "fp32" if self.rehearse else "fp16"
+            fused = () if self.rehearse else ("torch-fused",)
             return [
                 sys.executable,
                 "-m",
                 "resnext_bench.cli.bench",
                 "--backend",
-                "torch,torch-folded,torch-compile",
+                ",".join(("torch", "torch-folded", "torch-compile", *fused)),
                 *wanted,
                 "--precision",
                 precision,

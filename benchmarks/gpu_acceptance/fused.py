@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
 
 from resnext.kernels.network import Choose, First, fused_network
 
@@ -80,12 +79,7 @@ def ours(
     """The network on our kernels over ``batch`` images."""
     choose = chooser(bench) if choose is None else choose
     network = fused_network(bench.weights(), batch, DTYPES[precision], choose)
-    with torch.no_grad():
-        network.to(bench.device)
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub leaves this form out
-    bench.synchronize()
+    network.to(bench.device)
     return Forward(network, placed(bench, batch, precision, "channels-last")), batch, precision
 
 

@@ -137,43 +137,39 @@ def smoke(bench: Bench) -> None:
     reference = reference_logits(weights, images)
     scale = float(np.sqrt(np.square(reference).mean()))
     device: Any = "cuda" if bench.cuda else "cpu"
-    for precision in ("fp32", "fp16", "bf16"):
-        for layout in ("nchw", "channels-last", "auto"):
-            for graph in (True, False):
-                cell = f"torch {precision} {layout} {'graph' if graph else 'launch'}"
-                if not bench.wants(cell):
-                    continue
-                with bench.guarded(cell):
-                    options = SessionOptions(
-                        device=device,
-                        memory_format=layout,
-                        cuda_graph=graph,
-                        precision=precision,
-                    )
-                    worst = 0.0
-                    with open_session(weights, "torch", options=options) as session:
-                        for rows in (
-                            slice(0, 8),
-                            slice(8, 16),
-                            slice(3, 4),
-                        ):  # bind again: other input, other batch
-                            bound = session.bind({"input": images[rows]})
-                            boundary = bound.boundary
-                            for _ in range(2):
-                                bound.enqueue()
-                                bound.synchronize()
-                                logits = bound.fetch()["logits"]
-                                between = session.run({"input": images[16:24]})["logits"]
-                                worst = max(
-                                    worst, float(np.abs(logits - reference[rows]).max()) / scale
-                                )
-                                worst = max(
-                                    worst, float(np.abs(between - reference[16:24]).max()) / scale
-                                )
-                            bound.close()
-                    limit = 1e-4 if precision == "fp32" else gate_for(precision).max_error
-                    ok = worst <= limit
-                    bench.write(cell, "ok" if ok else "failed", max_error=worst, boundary=boundary)
+    plans: list[tuple[str, Any, Any, bool]] = [
+        ("torch", precision, layout, graph)
+        for precision in ("fp32", "fp16", "bf16")
+        for layout in ("nchw", "channels-last", "auto")
+        for graph in (True, False)
+    ]
+    if bench.cuda:  # where alone it runs; last, because it times tiles
+        plans.append(("torch-fused", "fp16", "auto", True))
+    for backend, precision, layout, graph in plans:
+        cell = f"{backend} {precision} {layout} {'graph' if graph else 'launch'}"
+        if not bench.wants(cell):
+            continue
+        with bench.guarded(cell):
+            options = SessionOptions(
+                device=device, memory_format=layout, cuda_graph=graph, precision=precision
+            )
+            worst = 0.0
+            with open_session(weights, backend, options=options) as session:
+                # bind again: other input, other batch
+                for rows in (slice(0, 8), slice(8, 16), slice(3, 4)):
+                    bound = session.bind({"input": images[rows]})
+                    boundary = bound.boundary
+                    for _ in range(2):
+                        bound.enqueue()
+                        bound.synchronize()
+                        logits = bound.fetch()["logits"]
+                        between = session.run({"input": images[16:24]})["logits"]
+                        for got, want in ((logits, reference[rows]), (between, reference[16:24])):
+                            worst = max(worst, float(np.abs(got - want).max()) / scale)
+                    bound.close()
+            limit = 1e-4 if precision == "fp32" else gate_for(precision).max_error
+            ok = worst <= limit
+            bench.write(cell, "ok" if ok else "failed", max_error=worst, boundary=boundary)
 
 
 def eager(bench: Bench) -> None:
@@ -325,7 +321,8 @@ def trust(bench: Bench) -> None:
     device: Any = "cuda" if bench.cuda else "cpu"
     # fp16 last: eager fp16 is slow on a CPU without instructions for it.
     for precision in ("fp32", "bf16", "fp16"):
-        for backend in ("torch", "torch-folded"):
+        on_kernels = ("torch-fused",) if bench.cuda and precision != "fp32" else ()
+        for backend in ("torch", "torch-folded", *on_kernels):
             cell = f"gates {backend} {precision}"
             if not bench.wants(cell):
                 continue
@@ -354,6 +351,8 @@ def trust(bench: Bench) -> None:
     ]
     if bench.rehearse:
         plans = [(backend, precision, (2, 8)) for backend, precision, _ in plans]
+    if bench.cuda:
+        plans.insert(0, ("torch-fused", "fp16", (2, 8, 33)))
     for backend, precision, sizes in plans:
         cell = f"rows {backend} {precision}"
         if not bench.wants(cell):
