@@ -126,8 +126,7 @@ def _measure(
         case = make(batch, precision)
         if precision == "bf16":
             case = _fastest_alone(bench, case)
-        cells = {f"{start} {way}": build for way, build in case.ways.items()}
-        ready = _prepared(bench, {cell: cells[cell] for cell in cells if bench.wants(cell)})
+        ready = _prepared(bench, start, case)
         queues = {cell: queue for cell, (_, _, queue) in ready.items()}
         found = timed(bench, queues, rounds=ROUNDS, round_s=ROUND_S)
         _judge(bench, case, precision, ready, found, batch)
@@ -172,20 +171,22 @@ def _fastest_alone(bench: Bench, case: Case) -> Case:
     return Case(case.name, case.shape, ways, case.exact, case.values, case.macs)
 
 
-def _prepared(
-    bench: Bench, cells: Mapping[str, Callable[[], Way]]
-) -> dict[str, tuple[Way, Forward, Queue]]:
+def _prepared(bench: Bench, start: str, case: Case) -> dict[str, tuple[Way, Forward, Queue]]:
     """Every way that this device takes, captured; a library may refuse one."""
+    wanted = {
+        f"{start} {name}": (build, "failed" if name.startswith("ours") else "refused")
+        for name, build in case.ways.items()
+        if bench.wants(f"{start} {name}")
+    }
     ways: dict[str, Way] = {}
-    for cell, build in cells.items():
-        with bench.guarded(cell, tidy=False), torch.no_grad():
+    for cell, (build, status) in wanted.items():
+        with bench.guarded(cell, status=status, tidy=False), torch.no_grad():
             ways[cell] = build()
     compile_all(bench, ways)
     ready = {}
     calls = CALLS if bench.cuda else 1
     for cell, way in ways.items():
-        status = "refused" if way.choice is None else "failed"
-        with bench.guarded(cell, status=status, tidy=False):
+        with bench.guarded(cell, status=wanted[cell][1], tidy=False):
             forward = Forward(partial(_repeated, way.call, calls), torch.empty(0))
             ready[cell] = way, forward, bench.queue(forward, graph=True)
     return ready
