@@ -107,7 +107,7 @@ def conv_case(
         layer: the convolution.
         batch: images.
         precision: of activations and weights.
-        few: of cuDNN's ways only those that are near the fastest.
+        few: of cuDNN's ways, those that compute the whole layer in channels-last.
     """
     block, dtype = _block(model, layer, precision), DTYPES[precision]
     width, stride = layer.inputs // layer.groups, block.conv2.stride[0]

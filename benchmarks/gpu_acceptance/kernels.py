@@ -38,36 +38,41 @@ ROUNDS, ROUND_S = 3, 0.01
 #: the largest difference relative to the output's RMS. Rounding of inputs is not counted.
 NORM_GATES = {"fp16": 1e-3, "bf16": 8e-3}
 WORST_GATES = {"fp16": 0.02, "bf16": 0.16}
-#: Seconds that another batch takes at least.
-BATCH_S = 25.0
+#: Seconds that a layer may take: with less, it is left out.
+LAYER_S = 10.0
 
 
 def kernels(bench: Bench) -> None:
-    """Every kind of layer at batch 64, fp16; the fastest in bf16; other batches if time is left."""
+    """Every kind of layer at batch 64, fp16, against what libraries do best; if time is left, in
+    bf16, against all that libraries do, and at other batches.
+    """
     with torch.no_grad():
         model = fold_batch_norms(bench.weights())
     convs, products = grouped_layers(bench.config), product_layers(bench.config)
     if bench.rehearse:
-        convs, products = convs[:2], products[1:4]
+        convs, products = convs[1:2], products[3:4]
     first, *others = (2, 1) if bench.rehearse else (64, 1, 8, 256)
-    for layer in convs:
-        _measure(bench, layer.name, first, "fp16", partial(conv_case, bench, model, layer))
-    for layer in products:
-        _measure(bench, layer.name, first, "fp16", partial(product_case, bench, model, layer))
-    _measure(bench, "pool", first, "fp16", partial(pool_case, bench, model))
-    for layer in convs:
-        _measure(
-            bench, layer.name, first, "bf16", partial(conv_case, bench, model, layer, few=True)
-        )
-    for batch in others:
-        if bench.left_s < BATCH_S:
-            return
+
+    def measure_convs(batch: int, precision: str, *, few: bool) -> None:
         for layer in convs:
-            make = partial(conv_case, bench, model, layer, few=True)
-            _measure(bench, layer.name, batch, "fp16", make)
+            if bench.left_s > LAYER_S:
+                make = partial(conv_case, bench, model, layer, few=few)
+                _measure(bench, layer.name, batch, precision, make, again=not few)
+
+    def measure_products(batch: int) -> None:
         for layer in products:
-            make = partial(product_case, bench, model, layer)
-            _measure(bench, layer.name, batch, "fp16", make)
+            if bench.left_s > LAYER_S:
+                make = partial(product_case, bench, model, layer)
+                _measure(bench, layer.name, batch, "fp16", make)
+
+    measure_convs(first, "fp16", few=True)
+    measure_products(first)
+    _measure(bench, "pool", first, "fp16", partial(pool_case, bench, model))
+    measure_convs(first, "bf16", few=True)
+    measure_convs(first, "fp16", few=False)
+    for batch in others:
+        measure_convs(batch, "fp16", few=True)
+        measure_products(batch)
 
 
 def winner_cell(name: str, batch: int, precision: str) -> str:
@@ -116,48 +121,73 @@ def winners(bench: Bench) -> Winners:
 
 
 def _measure(
-    bench: Bench, name: str, batch: int, precision: str, make: Callable[[int, str], Case]
+    bench: Bench,
+    name: str,
+    batch: int,
+    precision: str,
+    make: Callable[[int, str], Case],
+    *,
+    again: bool = False,
 ) -> None:
-    start = f"{precision} batch {batch} {name}"
-    best = winner_cell(name, batch, precision)
+    """Time the ways to run a layer in turns, and write a row for each and for our fastest.
+
+    Args:
+        bench: the device.
+        name: of the layer.
+        batch: images.
+        precision: of activations and weights.
+        make: makes the case.
+        again: under another title, against more libraries, and of ours the fastest alone.
+    """
+    title = f"{name} (all libraries)" if again else name
+    start = f"{precision} batch {batch} {title}"
+    best = winner_cell(title, batch, precision)
     if not bench.wants(best):
         return
     with bench.guarded(best):
         case = make(batch, precision)
-        if precision == "bf16":
+        if again or precision == "bf16":
             case = _fastest_alone(bench, case)
         ready = _prepared(bench, start, case)
         queues = {cell: queue for cell, (_, _, queue) in ready.items()}
         found = timed(bench, queues, rounds=ROUNDS, round_s=ROUND_S)
         _judge(bench, case, precision, ready, found, batch)
-        right = {cell: facts for cell, facts in found.items() if facts["status"] == "ok"}
-        ours = {cell: facts for cell, facts in right.items() if ready[cell][0].choice is not None}
-        if not ours:
-            bench.write(best, "failed", error="no kernel of ours was right")
-            return
-        whole = {cell: facts for cell, facts in right.items() if ready[cell][0].rest is None}
-        fastest = min(ours, key=lambda cell: float(ours[cell]["median_us"]))
-        rivals = {cell: facts for cell, facts in whole.items() if cell not in ours}
-        against = min(rivals, key=lambda cell: float(rivals[cell]["median_us"]), default=None)
-        ratio = (
-            {}
-            if against is None
-            else {
-                "against": against.removeprefix(f"{start} "),
-                "ratio": rivals[against]["median_us"] / ours[fastest]["median_us"],
-            }
-        )
-        facts = {key: value for key, value in ours[fastest].items() if key != "status"}
-        bench.write(
-            best,
-            batch=batch,
-            precision=precision,
-            shape=case.shape,
-            choice=ready[fastest][0].choice,
-            way=fastest.removeprefix(f"{start} "),
-            **facts,
-            **ratio,
-        )
+        _write_winner(bench, case, best, start, ready, found)
+
+
+def _write_winner(
+    bench: Bench,
+    case: Case,
+    best: str,
+    start: str,
+    ready: Mapping[str, tuple[Way, Forward, Queue]],
+    found: Mapping[str, Row],
+) -> None:
+    """Write which of ours was fastest, and how many times faster than a library that computes the
+    whole layer.
+    """
+    right = {cell: facts for cell, facts in found.items() if facts["status"] == "ok"}
+    ours = {cell: facts for cell, facts in right.items() if ready[cell][0].choice is not None}
+    if not ours:
+        bench.write(best, "failed", error="no kernel of ours was right")
+        return
+    fastest = min(ours, key=lambda cell: float(ours[cell]["median_us"]))
+    facts = {
+        **ours[fastest],
+        "shape": case.shape,
+        "choice": ready[fastest][0].choice,
+        "way": fastest.removeprefix(f"{start} "),
+    }
+    rivals = {
+        facts["median_us"]: cell
+        for cell, facts in right.items()
+        if cell not in ours and ready[cell][0].rest is None
+    }
+    if rivals:
+        least = min(rivals)
+        facts["against"] = rivals[least].removeprefix(f"{start} ")
+        facts["ratio"] = least / facts["median_us"]
+    bench.write(best, **facts)
 
 
 def _fastest_alone(bench: Bench, case: Case) -> Case:
@@ -214,7 +244,7 @@ def _judge(
     own = own_ceilings(bench, precision)
     for cell, (way, forward, queue) in ready.items():
         facts = found[cell]
-        facts["status"] = "failed"
+        facts |= {"status": "failed", "batch": batch, "precision": precision}
         with bench.guarded(cell, tidy=False), torch.inference_mode():
             for key in ("median_us", "p90_us"):
                 facts[key] /= calls
@@ -245,7 +275,7 @@ def _judge(
                 }
             )
             facts["status"] = "ok" if right else "failed"
-            bench.write(cell, batch=batch, precision=precision, **facts, **error)
+            bench.write(cell, **facts, **error)
 
 
 def floor_us(case: Case, precision: str, *, tb_s: float = 3.35, tflops: float = 800.0) -> float:
