@@ -80,7 +80,7 @@ STEPS = (
     Step("ceilings", 25),
     Step("smoke", 75),
     Step("kernels", 120),
-    Step("fused", 140),
+    Step("fused", 150),
     Step("autotune", 200),
     Step("tests", 240, signal.SIGINT),
     Step("package", 150),

@@ -385,19 +385,25 @@ def package(bench: Bench) -> None:
     weights = (
         load_weights("digits") if bench.rehearse else load_weights("seeded", "resnext50_32x4d")
     )
-    plans: list[tuple[Precision, int]] = (
-        [("fp32", 8)] if bench.rehearse else [("fp16", 64), ("fp32", 8)]
-    )
-    for precision, batch in plans:
-        cell = f"pt2 {precision} batch {batch}"
+    plans: list[tuple[Precision, int, dict[str, Any]]] = [("fp32", 8, {})]
+    if not bench.rehearse:
+        plans = [("fp16", 64, {}), ("fp16", 64, {"kernels": "fused"}), *plans]
+    for precision, batch, more in plans:
+        cell = " ".join(["pt2", *more.values(), f"{precision} batch {batch}"])
         if not bench.wants(cell):
             continue
         with bench.guarded(cell):
-            folder = bench.cache / f"pt2-{precision}-{batch}"
+            folder = bench.cache / cell.replace(" ", "-")
             shutil.rmtree(folder, ignore_errors=True)
             started = time.monotonic()
             artifact = export(
-                weights, folder, format="pt2", batch=str(batch), precision=precision, device=device
+                weights,
+                folder,
+                format="pt2",
+                batch=str(batch),
+                precision=precision,
+                device=device,
+                **more,
             )
             built_s = time.monotonic() - started
             check = artifact.manifest.check
@@ -423,7 +429,7 @@ def package(bench: Bench) -> None:
                 max_error=error,
                 floor_us=floor_us(bench.config, batch, precision),
             )
-            if (precision, batch) == plans[0]:
+            if (precision, batch, more) == plans[0]:
                 _verdict(bench, artifact, precision)
 
 

@@ -59,7 +59,7 @@ def test_steps_get_the_callers_pythonpath_behind_the_toolkits(
 def test_the_light_steps_need_no_pydantic(tmp_path: Path) -> None:
     blocked = "import sys; sys.modules['pydantic'] = sys.modules['platformdirs'] = None\n"
     code = (
-        f"{blocked}from gpu_acceptance import steps; import gpu_accept\nfolder ="
+        f"{blocked}from gpu_acceptance import fused, kernels, steps; import gpu_accept\nfolder ="
         f" {str(tmp_path)!r}\nsteps.main(['environment', '--rows', folder + '/rows.jsonl',"
         " '--cache', folder, '--rehearse'])"
     )
