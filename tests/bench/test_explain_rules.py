@@ -392,7 +392,7 @@ SPOKEN: dict[str, tuple[str, Facts, str, Facts]] = {
         MERGED,
         cpu(),
         "merging made ort-cpu int8 1.38 times as fast with 32 channels a group and openvino int8 no"
-        " faster.",
+        " faster (1.00 with 16, 0.91 with 32, 0.82 with 64 channels a group).",
         cpu(AMX),
     ),
     "merging paid on AMX": (
