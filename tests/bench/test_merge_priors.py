@@ -144,8 +144,8 @@ def test_the_documents_have_the_same_numbers(prior: Prior) -> None:
     docs = Path(__file__).parents[2] / "docs" / "concepts" / "grouped-convolutions.md"
     page = docs.read_text(encoding="utf-8")
     assert list(unsaid(prior, page)) == []
-    gains = {width: (1.5, 1.4, 1.6) for width in prior.gains}
-    stages: dict[str, Gain] = dict.fromkeys(prior.stages, (1.5, 1.4, 1.6))
+    other: Gain = (1.5, 1.4, 1.6)
+    gains, stages = dict.fromkeys(prior.gains, other), dict.fromkeys(prior.stages, other)
     wrong = replace(prior, gains=gains, stages=stages)
     assert len(list(unsaid(wrong, page))) == 1 + len(stages)
     assert len(list(unsaid(replace(prior, day="yesterday"), page))) == 1
