@@ -100,6 +100,13 @@ def _taps(sums, tiles, weights):
 
 
 @triton.jit
+def _store(y, total, mask):
+    """The ReLU; not a maximum, which would turn NaN into 0."""
+    total = tl.where(total < 0, 0.0, total)
+    tl.store(y, total.to(y.dtype.element_ty), mask=mask[:, None])
+
+
+@triton.jit
 def grouped_conv3x3_kernel(
     x,
     weight,
@@ -161,33 +168,27 @@ def grouped_conv3x3_kernel(
     zero = tl.full((IMAGES * COLUMNS, GROUP), 0.0, tl.float32)
 
     above = first_row * STRIDE - 1
-    current = _taps(zero, _row(x, above, height, width, left, CHANNELS, valid), top)
+    tiles = _row(x, above, height, width, left, CHANNELS, valid)
+    current = _taps(zero, tiles, top)
     following = zero
     if STRIDE == 1:
         tiles = _row(x, above + 1, height, width, left, CHANNELS, valid)
         current = _taps(current, tiles, middle)
-        following = _taps(following, tiles, top)
+        following = _taps(zero, tiles, top)
     for step in range(ROWS):
         row = first_row + step
         if STRIDE == 1:
             tiles = _row(x, row + 1, height, width, left, CHANNELS, valid)
             current = _taps(current, tiles, bottom)
-            following = _taps(following, tiles, middle)
-            last = _taps(zero, tiles, top)
+            _store(y + row * out_width * CHANNELS, current + offset, stored & (row < out_height))
+            # A sum of its own: if sums moved from register to register while products are in
+            # flight, the assembler would wait after each of them.
+            current = following + _taps(zero, tiles, middle)
+            following = _taps(zero, tiles, top)
         else:
             tiles = _row(x, 2 * row, height, width, left, CHANNELS, valid)
             current = _taps(current, tiles, middle)
             tiles = _row(x, 2 * row + 1, height, width, left, CHANNELS, valid)
             current = _taps(current, tiles, bottom)
-            following = _taps(zero, tiles, top)
-            last = zero
-        total = current + offset
-        # Not a maximum, which would turn NaN into 0.
-        total = tl.where(total < 0, 0.0, total)
-        tl.store(
-            y + row * out_width * CHANNELS,
-            total.to(y.dtype.element_ty),
-            mask=(stored & (row < out_height))[:, None],
-        )
-        current = following
-        following = last
+            _store(y + row * out_width * CHANNELS, current + offset, stored & (row < out_height))
+            current = _taps(zero, tiles, top)
