@@ -108,8 +108,8 @@ def conv_choices(shape: ConvShape) -> list[ConvChoice]:
             rows = -(-shape.out_height // strips)
             if rows == 1 and stages > 1:  # nothing to be ahead of
                 continue
-            # 8 channels, 16 bytes, for each thread.
-            warps = min(warps, max(1, images * columns * width // 256))
+            # At least 4 channels, 8 bytes, for each thread.
+            warps = min(warps, max(1, images * columns * width // 128))
             choices.append(ConvChoice(width, ConvTile(images, columns, rows, warps, stages)))
     return list(dict.fromkeys(choices))
 
