@@ -19,7 +19,6 @@ _CONVS = {
 #: tiles first.
 _PRODUCTS = (
     ProductTile(128, 128, 64, 8, 3),
-    ProductTile(128, 64, 64, 4, 4),
     ProductTile(64, 64, 64, 4, 4),
     ProductTile(64, 32, 64, 4, 5),
     ProductTile(64, 16, 128, 4, 4),
@@ -130,8 +129,8 @@ def product_choices(shape: ProductShape) -> list[ProductTile]:
         ),
         len(fitting) - 1,
     )
-    near = sorted(range(len(fitting)), key=lambda index: abs(index - first))
-    return [fitting[index] for index in near[:3]]
+    near = (first, first + 1, first - 1)
+    return [fitting[index] for index in near if 0 <= index < len(fitting)]
 
 
 def _power(number: int) -> int:
