@@ -9,12 +9,16 @@ from .pointwise import ProductTile
 
 #: Programs that keep a large GPU busy: two for each of an H100's 132 multiprocessors.
 _BUSY = 264
+#: By merged width: pixels of a convolution's tile, warps, stages.
+_CONVS = {
+    16: ((64, 4, 1), (64, 4, 2)),
+    32: ((64, 4, 1), (64, 4, 2), (128, 8, 1)),
+    64: ((16, 4, 1), (32, 8, 1)),
+}
 #: Pixels and output channels of a product's tile, input channels of a step, warps, stages; large
 #: tiles first.
 _PRODUCTS = (
-    ProductTile(128, 256, 64, 8, 3),
     ProductTile(128, 128, 64, 8, 3),
-    ProductTile(128, 64, 64, 4, 4),
     ProductTile(64, 64, 64, 4, 4),
     ProductTile(64, 32, 64, 4, 5),
     ProductTile(64, 16, 128, 4, 4),
@@ -86,17 +90,25 @@ def conv_choices(shape: ConvShape) -> list[ConvChoice]:
     """What to try for a grouped convolution; empty if the kernel does not take it."""
     choices = []
     for width in sorted(widths(shape.channels, shape.width), key=lambda wide: abs(wide - 32)):
-        for pixels, stages in ((64, 1), (128, 1), (64, 2)):
+        if width > max(32, shape.width):  # twice the products, and too many registers
+            continue
+        for pixels, warps, stages in _CONVS[width]:
             columns = min(_power(shape.out_columns), pixels)
             images = max(min(pixels // columns, _power(shape.batch)), -(-16 // columns))
+            if warps > 4 and images * columns < pixels:  # too few pixels for the warps
+                continue
             programs = (
                 -(-shape.batch // images)
                 * -(-shape.out_columns // columns)
                 * (shape.channels // width)
             )
-            strips = min(shape.out_height, max(1, -(-2 * _BUSY // programs)))
+            # As many programs as run at a time, not a few more.
+            strips = min(shape.out_height, max(1, _BUSY * 64 // width // programs))
             rows = -(-shape.out_height // strips)
-            warps = 8 if images * columns >= 128 and width == 64 else 4
+            if rows == 1 and stages > 1:  # nothing to be ahead of
+                continue
+            # At least 4 channels, 8 bytes, for each thread.
+            warps = min(warps, max(1, images * columns * width // 128))
             choices.append(ConvChoice(width, ConvTile(images, columns, rows, warps, stages)))
     return list(dict.fromkeys(choices))
 
@@ -117,8 +129,8 @@ def product_choices(shape: ProductShape) -> list[ProductTile]:
         ),
         len(fitting) - 1,
     )
-    near = sorted(range(len(fitting)), key=lambda index: abs(index - first))
-    return [fitting[index] for index in near[:4]]
+    near = (first, first + 1, first - 1)
+    return [fitting[index] for index in near if 0 <= index < len(fitting)]
 
 
 def _power(number: int) -> int:
