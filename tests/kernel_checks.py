@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fakes.interpreted import Accesses, Interpreted, Programs, interpreting
+from fakes.interpreted import Accesses, Interpreted, Nowhere, Programs, interpreting
 from resnext.kernels.grouped_conv3x3 import ConvTile
 from resnext.kernels.pointwise import ProductTile
 
@@ -314,7 +314,7 @@ def guarded(values: Tensor) -> Tensor:
     return view.copy_(values)
 
 
-def inside(addresses: Any, tensor: Tensor) -> Any:
+def inside(addresses: Any, tensor: Tensor | Nowhere) -> Any:
     """Which addresses are of elements of the tensor, which has no gaps."""
     start = tensor.data_ptr()
     return (addresses >= start) & (addresses < start + tensor.numel() * tensor.element_size())

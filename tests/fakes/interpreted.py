@@ -8,9 +8,11 @@ does.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ import numpy as np
 import torch
 import triton
 from torch import Tensor
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, TensorHandle
 
 from resnext.kernels import grouped_conv3x3, pointwise, pool
@@ -112,7 +115,7 @@ class Accesses:
     """Addresses that programs read and write; of masked accesses, those that take place.
 
     Args:
-        dry: nothing is read or written, so that tensors may be larger than memory; loads give 0.
+        dry: nothing is read or written, loads give 0: for tensors that are `Nowhere`.
     """
 
     def __init__(self, *, dry: bool = False) -> None:
@@ -142,8 +145,43 @@ class Accesses:
         with (
             mock.patch.object(InterpreterBuilder, "create_masked_load", recorded_load),
             mock.patch.object(InterpreterBuilder, "create_masked_store", recorded_store),
+            ExitStack() as patches,
         ):
+            if self._dry:
+                executor = interpreter.GridExecutor
+                for name, without in (
+                    ("_init_args_hst", lambda _, args, others: (args, others)),
+                    ("_restore_args_dev", lambda *_: None),
+                ):
+                    patches.enter_context(mock.patch.object(executor, name, without))
             yield
+
+
+class Nowhere:
+    """A tensor that has an address and no memory.
+
+    Args:
+        shape: its shape.
+        address: of its first value.
+        dtype: of its values.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], address: int, dtype: torch.dtype = torch.float16
+    ) -> None:
+        self.shape, self.dtype, self._address = shape, dtype, address
+
+    def data_ptr(self) -> int:
+        """Address of the first value."""
+        return self._address
+
+    def numel(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    def element_size(self) -> int:
+        """Bytes of a value."""
+        return self.dtype.itemsize
 
 
 class Programs:
@@ -184,6 +222,8 @@ def interpreting() -> Iterator[None]:
         mock.patch.object(InterpreterBuilder, "cast_impl", _cast),
         # A kernel's launch has put the interpreter in place already, for its functions as well.
         mock.patch.object(InterpretedFunction, "__call__", _call),
+        # Computes in 64 bits what would overflow in 32, and drops the result.
+        mock.patch.object(interpreter.interpreter_builder, "options", _OPTIONS),
     ):
         yield
 
@@ -200,6 +240,7 @@ def bfloat16_from_float32(values: Any) -> Any:
     return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
 
 
+_OPTIONS = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
 _cast_as_shipped = InterpreterBuilder.cast_impl
 _dot_as_shipped = InterpreterBuilder.create_dot
 

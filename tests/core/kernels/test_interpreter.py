@@ -71,15 +71,15 @@ def test_a_product_of_known_bfloat16_numbers_is_theirs() -> None:
     weight[0, 0] = 1 + 2**-7
     with interpreting():
         y = product(x, weight)
-    assert y[0, 0].unique().tolist() == [3.03125]  # 3.0234375, to even
-    assert y[0, 1:].unique().tolist() == [24.0]
+    assert set(y[0, 0].flatten().tolist()) == {3.03125}  # 3.0234375, to even
+    assert set(y[0, 1:].flatten().tolist()) == {24.0}
 
 
 def test_the_interpreter_s_own_product_of_bfloat16_is_wrong() -> None:
     # If this fails, `interpreting` is not needed any more.
     x = torch.full((1, 16, 1, 16), 3.0, dtype=torch.bfloat16)
     y = product(x, torch.full((16, 16), 0.5, dtype=torch.bfloat16))
-    assert y.unique().tolist() != [24.0]
+    assert set(y.flatten().tolist()) != {24.0}
 
 
 @pytest.mark.parametrize(
