@@ -117,5 +117,5 @@ def test_the_last_program_of_a_large_batch_reaches_the_last_values(kind: str) ->
     ],
 )
 def test_offsets_of_32_bits_are_caught(kind: str, fault: Fault, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="elsewhere|not the last"):
+    with pytest.raises(AssertionError, match=r"elsewhere|not the last"):
         check(Interpreted(fault, tmp_path), kind)
