@@ -41,6 +41,24 @@ CHECKS: dict[str, Callable[[Interpreted], object]] = {
 }
 #: What is planted, the check that catches it, and what the check says.
 FAULTS = {
+    "sums rounded before the bias": (
+        Fault(
+            "grouped_conv3x3",
+            "total = current + offset",
+            "total = current.to(y.dtype.element_ty).to(tl.float32) + offset",
+        ),
+        "conv",
+        "not the float64 values rounded once",
+    ),
+    "sums rounded before the shortcut": (
+        Fault(
+            "pointwise",
+            "if SHORTCUT:\n        sums +=",
+            "if SHORTCUT:\n        sums = sums.to(y.dtype.element_ty).to(tl.float32) +",
+        ),
+        "product with shortcut",
+        "not the float64 values rounded once",
+    ),
     "left border": (
         Fault("grouped_conv3x3", "left = column * STRIDE - 1", "left = column * STRIDE"),
         "conv",
