@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,8 +121,11 @@ PLAIN = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_is_built_or_says_what_stays_plain(name: str) -> None:
+    # Blocks beyond a stage's second are like it.
+    config = VARIANTS[name]
+    config = replace(config, depths=tuple(min(depth, 2) for depth in config.depths))
     with torch.device("meta"):
-        model = ResNeXt(VARIANTS[name]).eval()
+        model = ResNeXt(config).eval()
     fused = fused_network(model, 8, torch.float16)
     names = [layer for layer, _ in model.named_modules() if layer.endswith(".conv2")]
     plain = [layer for layer in names if layer.startswith(PLAIN.get(name, ()))]
