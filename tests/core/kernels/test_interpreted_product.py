@@ -77,7 +77,10 @@ def test_the_network_s_products_are_float64_rounded_once(case: ProductCase) -> N
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(("case", "tiles"), real_cases(1, torch.float16), ids=str)
+@pytest.mark.parametrize(
+    ("case", "tiles"),
+    [pytest.param(*each, id=named(each[0])) for each in real_cases(1, torch.float16)],
+)
 def test_every_choice_of_the_network_s_products_is_float64_rounded_once(
     case: ProductCase, tiles: list[ProductTile]
 ) -> None:
