@@ -7,8 +7,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resnext.kernels import grouped_conv3x3, ops, pointwise, pool
+from resnext.kernels.compiling import CompileOnly
 from resnext.kernels.network import GroupedConv3x3, Pointwise
 from resnext.kernels.tiles import ConvShape, ProductShape, conv_choices, product_choices
 from resnext.network.config import ResNeXtConfig
@@ -167,7 +166,8 @@ def product_case(bench: Bench, model: ResNeXt, layer: Layer, batch: int, precisi
     elif last:
         shortcut = _activations(bench, batch, layer.outputs, layer.out_size, precision)
     pixels = batch * math.prod(layer.out_size)
-    shape = ProductShape(pixels, layer.inputs, layer.outputs, more, last and projection is None)
+    same = last and projection is None
+    shape = ProductShape(pixels, layer.inputs, layer.outputs, more, same, stride)
     library = _Product(
         x, shortcut, _placed(bench, conv, x), projection and _placed(bench, projection, x)
     )
@@ -236,37 +236,6 @@ def pool_case(bench: Bench, model: ResNeXt, batch: int, precision: str) -> Case:
 
     values = batch * (stem.output_values + stem.outputs * math.prod(size))
     return Case("pool", ("pool", *inputs.shape), ways, exact, values, 0)
-
-
-class CompileOnly:
-    """A kernel whose launch compiles it alone.
-
-    Args:
-        kernel: as `triton.jit` leaves it.
-    """
-
-    def __init__(self, kernel: Any) -> None:
-        self._kernel = kernel
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., object]:
-        return partial(self._kernel.warmup, grid=grid)
-
-
-def compile_all(bench: Bench, ways: Mapping[str, Way]) -> None:
-    """Compile the kernels of ``ways`` side by side; what fails here fails again when it is
-    called.
-    """
-    wanted = [way.compile for way in ways.values() if way.compile is not None]
-    if not bench.cuda or not wanted:
-        return
-
-    def quietly(compiled: Callable[[], object]) -> None:
-        with suppress(Exception):
-            compiled()
-
-    quietly(wanted[0])  # one alone: the first sets up Triton's driver
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(quietly, wanted[1:]))
 
 
 class _Product:

@@ -300,6 +300,7 @@ def _fused_block(
             conv.out_channels,
             0 if projection is None else projection.in_channels,
             shortcut=last and projection is None,
+            stride=1 if projection is None else stride,
         )
         tile = choose.product(asked, product_choices(asked))
         return Pointwise(conv, projection, tile, dtype, kernels)

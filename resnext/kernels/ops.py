@@ -34,7 +34,7 @@ def grouped_conv3x3(
     if not _taken(x):
         return plain.grouped_conv3x3(x, weight, bias, stride)
     height, width = ((size - 1) // stride + 1 for size in x.shape[2:])
-    y = _empty(x, x.shape[1], height, width)
+    y = empty_output(x, x.shape[1], height, width)
     kernel = wrap_triton(conv.grouped_conv3x3_kernel)
     conv.launch(kernel, _channels_last(x), weight, bias, y, stride, conv.ConvTile(*tile))
     return y
@@ -63,7 +63,7 @@ def pointwise(
     """
     if not _taken(x):
         return plain.pointwise(x, weight, bias, shortcut, projection, stride)
-    y = _empty(x, weight.shape[1], x.shape[2], x.shape[3])
+    y = empty_output(x, weight.shape[1], x.shape[2], x.shape[3])
     product.launch(
         wrap_triton(product.pointwise_kernel),
         _channels_last(x),
@@ -89,20 +89,21 @@ def max_pool(x: Tensor, bias: Tensor) -> Tensor:
     if not _taken(x):
         return plain.max_pool(x, bias)
     height, width = ((size - 1) // 2 + 1 for size in x.shape[2:])
-    y = _empty(x, x.shape[1], height, width)
+    y = empty_output(x, x.shape[1], height, width)
     pool.launch(wrap_triton(pool.max_pool_kernel), _channels_last(x), bias, y)
     return y
 
 
-def _taken(x: Tensor) -> bool:
-    return x.device.type == "cuda" and x.dtype in DTYPES
-
-
-def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+def empty_output(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """An uninitialized result of a kernel over ``x``."""
     # Not torch.empty with a memory format, which Inductor fills before the kernel writes it.
     shape, row = (x.shape[0], channels, height, width), width * channels
     strides = (height * row, 1, row, channels)
     return torch.empty_strided(shape, strides, dtype=x.dtype, device=x.device)
+
+
+def _taken(x: Tensor) -> bool:
+    return x.device.type == "cuda" and x.dtype in DTYPES
 
 
 def _channels_last(x: Tensor) -> Tensor:

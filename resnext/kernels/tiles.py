@@ -63,6 +63,7 @@ class ProductShape(NamedTuple):
         outputs: output channels.
         projected: channels of the block's input, if the shortcut is a projection, else 0.
         shortcut: whether a shortcut is added as it is.
+        stride: of the projection.
     """
 
     pixels: int
@@ -70,6 +71,7 @@ class ProductShape(NamedTuple):
     outputs: int
     projected: int = 0
     shortcut: bool = False
+    stride: int = 1
 
 
 class ConvChoice(NamedTuple):

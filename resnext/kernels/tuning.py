@@ -7,8 +7,9 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import triton
@@ -18,6 +19,7 @@ from triton.errors import TritonError
 from resnext.storage import cache_folder, read_cached, write_cached
 
 from . import grouped_conv3x3, ops, pointwise
+from .compiling import CompileOnly, compile_all
 from .pointwise import ProductTile
 from .tiles import ConvChoice, ConvShape, ProductShape
 
@@ -57,15 +59,19 @@ class Tuned:
             RuntimeError: none of them runs.
         """
         x = self._random(shape.batch, shape.channels, shape.height, shape.columns)
-        bias = torch.zeros(shape.channels, device=self._device)
+        bias, stride = torch.zeros(shape.channels, device=self._device), shape.stride
+        y = ops.empty_output(x, shape.channels, shape.out_height, shape.out_columns)
+        kernel = CompileOnly(grouped_conv3x3.grouped_conv3x3_kernel)
 
-        def launch(choice: ConvChoice) -> Launch:
-            wide = choice.width
+        def launches(choice: ConvChoice) -> tuple[Launch, Launch]:
+            wide, tile = choice
             weight = self._random(shape.channels // wide, 3, 3, wide, wide)
-            tile = list(choice.tile)
-            return lambda: ops.grouped_conv3x3(x, weight, bias, shape.stride, tile)
+            return (
+                partial(grouped_conv3x3.launch, kernel, x, weight, bias, y, stride, tile),
+                lambda: ops.grouped_conv3x3(x, weight, bias, stride, list(tile)),
+            )
 
-        return self._winner(f"grouped 3x3 {_text(shape)}", choices, launch)
+        return self._winner(f"grouped 3x3 {_text(shape)}", choices, launches)
 
     def product(self, shape: ProductShape, choices: list[ProductTile]) -> ProductTile:
         """The fastest tile for a product.
@@ -76,28 +82,42 @@ class Tuned:
         x = self._random(shape.pixels, shape.inputs, 1, 1)
         weight = self._random(shape.inputs, shape.outputs)
         bias = torch.zeros(shape.outputs, device=self._device)
-        projection = self._random(shape.projected, shape.outputs) if shape.projected else None
-        added = shape.projected or shape.outputs * shape.shortcut
-        shortcut = self._random(shape.pixels, added, 1, 1) if added else None
+        y = ops.empty_output(x, shape.outputs, 1, 1)
+        more: dict[str, Any] = {}
+        if shape.projected:
+            more["shortcut"] = self._random(shape.pixels, shape.projected, *[shape.stride] * 2)
+            more["projection"] = self._random(shape.projected, shape.outputs)
+            more["stride"] = shape.stride
+        elif shape.shortcut:
+            more["shortcut"] = self._random(shape.pixels, shape.outputs, 1, 1)
+        kernel = CompileOnly(pointwise.pointwise_kernel)
 
-        def launch(tile: ProductTile) -> Launch:
-            return lambda: ops.pointwise(x, weight, bias, list(tile), shortcut, projection)
+        def launches(tile: ProductTile) -> tuple[Launch, Launch]:
+            return (
+                partial(pointwise.launch, kernel, x, weight, bias, y, tile, **more),
+                lambda: ops.pointwise(x, weight, bias, list(tile), **more),
+            )
 
-        return self._winner(f"1x1 {_text(shape)}", choices, launch)
+        return self._winner(f"1x1 {_text(shape)}", choices, launches)
 
-    def _winner(self, layer: str, choices: list[_C], launch: Callable[[_C], Launch]) -> _C:
+    def _winner(
+        self, layer: str, choices: list[_C], launches: Callable[[_C], tuple[Launch, Launch]]
+    ) -> _C:
+        """The fastest of ``choices``, whose ``launches`` compile and run."""
         key = f"{layer} {self._dtype}".replace("torch.", "")
         if (known := self._winners.get(key)) is not None:
             for choice in choices:
                 if repr(choice) == known:
                     return choice
         self._announce(f"timing {len(choices)} tiles for {layer}")
-        launches = {choice: launch(choice) for choice in choices}
-        able = [choice for choice in choices if _runs(launches[choice])]
+        compiles, runs = zip(*map(launches, choices), strict=True)
+        if self._device.type == "cuda":  # a CPU runs PyTorch's operators
+            compile_all(compiles)
+        able = [pair for pair in zip(choices, runs, strict=True) if _runs(pair[1])]
         if not able:
             raise RuntimeError(f"no tile of the kernel for {layer} runs on this GPU")
-        times = self._race([launches[choice] for choice in able])
-        best = min(zip(times, able, strict=True))[1]
+        times = self._race([run for _, run in able])
+        best = min(zip(times, able, strict=True), key=lambda timed: timed[0])[1][0]
         self._winners.put(key, repr(best))
         return best
 

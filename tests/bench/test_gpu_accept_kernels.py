@@ -18,9 +18,7 @@ from torch import Tensor
 from gpu_acceptance import kernels
 from gpu_acceptance.cases import (
     Case,
-    CompileOnly,
     Way,
-    compile_all,
     conv_case,
     grouped_layers,
     pool_case,
@@ -30,6 +28,7 @@ from gpu_acceptance.cases import (
 from gpu_acceptance.device import SMALL, Bench, Forward, measure_group
 from gpu_acceptance.kernels import Winners, floor_us, winner_cell
 from gpu_acceptance.rows import DEVICE_LOST, Row, read_rows, under_way
+from resnext.kernels.compiling import CompileOnly, compile_all
 from resnext.kernels.tiles import ConvShape, ProductShape, conv_choices, product_choices
 from resnext.network.config import VARIANTS
 from resnext.network.forms import fold_batch_norms
@@ -220,22 +219,13 @@ def test_a_kernel_is_compiled_without_a_launch() -> None:
     assert calls == [((1, 2), (3,), {"num_warps": 4})]
 
 
-def test_every_kernel_is_compiled_whatever_becomes_of_another(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_kernel_is_compiled_whatever_becomes_of_another() -> None:
     compiled: list[str] = []
 
     def broken() -> None:
         raise RuntimeError("out of shared memory")
 
-    ways = {
-        name: Way(ones(), choice=(1,), compile=partial(compiled.append, name)) for name in "abc"
-    }
-    ways = {"broken": Way(ones(), choice=(1,), compile=broken), "library": Way(ones()), **ways}
-    compile_all(bench, ways)  # a CPU runs other operators
-    assert compiled == []
-    monkeypatch.setattr(bench, "cuda", True)
-    compile_all(bench, ways)
+    compile_all([broken, *(partial(compiled.append, name) for name in "abc")])
     assert sorted(compiled) == ["a", "b", "c"]
 
 
