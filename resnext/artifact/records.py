@@ -215,3 +215,12 @@ class PackageRecord(Strict):
     def kernels_line(self) -> str:
         """Human-readable list of the kernels with their counts."""
         return ", ".join(f"{count} {kernel}" for kernel, count in sorted(self.kernels.items()))
+
+    def fused_line(self) -> str:
+        """Human-readable count of grouped convolutions on the toolkit's kernels, and the others'
+        names.
+        """
+        grouped = [layer for layer in self.layers if layer.module.endswith(".conv2")]
+        plain = [layer.module for layer in grouped if not layer.fused]
+        line = f"{len(grouped) - len(plain)} of {len(grouped)} grouped convolutions"
+        return f"{line}, not {', '.join(plain)}" if plain else line

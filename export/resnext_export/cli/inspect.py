@@ -202,6 +202,8 @@ def _say_package(created: str, package: PackageRecord) -> None:
         f" {' '.join(package.cpu_flags) or 'unknown features'}"
     )
     echo(f"kernels    {package.kernels_line()}")
+    if package.kernels_from == "fused":
+        echo(f"fused      {package.fused_line()}")
 
 
 def _say_loadable(seen: Inspection) -> None:

@@ -314,17 +314,18 @@ def compiled(monkeypatch: pytest.MonkeyPatch, folder: Path, kernels: dict[str, i
     monkeypatch.setattr(module, "_target", lambda: ({}, ()))
 
 
-def fused_record(weights: Weights, path: Path) -> PackageRecord:
-    return pt2_from_torch(weights, EIGHT, path, precision="fp16", kernels="fused")
+def fused_record(weights: Weights, path: Path, **options: Any) -> PackageRecord:
+    return pt2_from_torch(weights, EIGHT, path, precision="fp16", kernels="fused", **options)
 
 
+@pytest.mark.parametrize(("baked", "dtype"), [(False, "float32"), (True, "uint8")])
 def test_the_record_names_both_halves_of_a_product_and_counts_our_kernels(
-    digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    baked: bool, dtype: str, digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = {"grouped_conv3x3": 3, "pointwise": 6}
     compiled(monkeypatch, tmp_path, calls)
-    record = fused_record(digits, tmp_path / "model.pt2")
-    assert record.kernels_from == "fused"
+    record = fused_record(digits, tmp_path / "model.pt2", bake_preprocessing=baked)
+    assert (record.kernels_from, record.inputs[0].dtype) == ("fused", dtype)
     assert {layer.module for layer in record.layers} == {
         layer.name for layer in layers(digits.config)
     }
@@ -333,7 +334,6 @@ def test_the_record_names_both_halves_of_a_product_and_counts_our_kernels(
     assert record.title().endswith(", fused kernels")
     notes = delivered_from_package(record, "cuda").notes
     assert notes["fused"] == "3 of 3 grouped convolutions"
-    assert "on PyTorch's kernels" not in notes
 
 
 def test_what_stayed_with_pytorch_is_delivered_by_name(
@@ -342,8 +342,7 @@ def test_what_stayed_with_pytorch_is_delivered_by_name(
     leave(monkeypatch, lambda shape: shape.stride != 1)
     compiled(monkeypatch, tmp_path, {"grouped_conv3x3": 1, "pointwise": 6})
     notes = delivered_from_package(fused_record(digits, tmp_path / "model.pt2"), "cuda").notes
-    assert notes["fused"] == "1 of 3 grouped convolutions"
-    assert notes["on PyTorch's kernels"] == "layer2.0.conv2, layer3.0.conv2"
+    assert notes["fused"] == "1 of 3 grouped convolutions, not layer2.0.conv2, layer3.0.conv2"
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ def test_fused_kernels_reach_the_converter_and_whatever_is_said_of_the_package(
     assert "--device cuda --kernels fused" in again
     shown = inspect(artifact)
     assert ", fused kernels)" in shown.stdout.splitlines()[0]
+    assert "fused      0 of 3 grouped convolutions, not layer1.0.conv2" in shown.stdout
     facts = json.loads(inspect(artifact, "--json", "-").stdout)
     assert facts["manifest"]["package"]["kernels_from"] == "fused"
 
