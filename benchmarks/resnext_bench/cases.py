@@ -90,6 +90,8 @@ def merge_problem(backend: str, merge: Merge) -> str | None:
 
     ``auto`` is timed on the runtime itself: by the live model, or for an ONNX file, on a CPU.
     """
+    if merge is not None and backend == "torch-fused":
+        return "torch-fused chooses the width of each layer's groups itself"
     if merge is None or runtime_named(backend).live:
         return None
     if runtime_named(backend).formats[0] == "pt2":

@@ -7,6 +7,7 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from resnext.network.forms import fold_batch_norms, merge_groups
 from resnext.network.model import Bottleneck, ResNeXt
@@ -141,28 +142,40 @@ class Pointwise(nn.Module):
 
 
 class PlainConv(nn.Module):
-    """A convolution that the kernels do not take, on PyTorch's own, with ReLU."""
+    """A grouped 3x3 convolution that the kernel does not take, on PyTorch's own, with ReLU.
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    Args:
+        conv: the folded convolution.
+        dtype: of activations, weights and bias.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
-        self.conv = conv
+        weight = conv.weight.detach().to(dtype)
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", _bias(conv).to(dtype))
+        self.stride, self.groups = conv.stride[0], conv.groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """N x C x OH x OW of ``x``."""
-        y: Tensor = self.conv(x).relu_()
-        return y
+        """N x C x OH x OW of ``x`` (N x C x H x W)."""
+        y = functional.conv2d(x, self.weight, self.bias, self.stride, 1, groups=self.groups)
+        return y.relu_()
 
 
 class FusedBlock(nn.Module):
     """A bottleneck block in three launches.
 
     Args:
-        block: the block, its batch norms folded.
-        conv1, conv2, conv3: its convolutions; the last one adds the shortcut.
+        conv1: reduces the channels.
+        conv2: the grouped convolution.
+        conv3: expands the channels, and adds the shortcut.
     """
 
     def __init__(
-        self, conv1: nn.Module, conv2: GroupedConv3x3 | PlainConv, conv3: nn.Module
+        self, conv1: Pointwise, conv2: GroupedConv3x3 | PlainConv, conv3: Pointwise
     ) -> None:
         super().__init__()
         self.conv1, self.conv2, self.conv3 = conv1, conv2, conv3
@@ -193,6 +206,7 @@ class FusedNetwork(nn.Module):
         else:
             self.bias = None
         conv1.to(dtype)
+        conv1.weight.data = conv1.weight.contiguous(memory_format=torch.channels_last)
         self.blocks: list[FusedBlock] = []
 
     def forward(self, x: Tensor) -> Tensor:
@@ -208,6 +222,18 @@ class FusedNetwork(nn.Module):
     def plain(self) -> list[str]:
         """Names of the grouped convolutions that PyTorch's own kernels run."""
         return [name for name, module in self.named_modules() if isinstance(module, PlainConv)]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels of a group, after merging, of the grouped convolutions on our kernel."""
+        modules = self.named_modules()
+        return {name: one.choice.width for name, one in modules if isinstance(one, GroupedConv3x3)}
+
+    @property
+    def projected(self) -> list[str]:
+        """Names of the products that compute their block's projection, too."""
+        products = [pair for pair in self.named_modules() if isinstance(pair[1], Pointwise)]
+        return [name for name, one in products if one.projection is not None]
 
 
 def fused_network(
@@ -264,7 +290,7 @@ def _fused_block(
         merged = merge_groups(block, choice.width // shape.width)
         conv2 = GroupedConv3x3(merged.conv2, choice, dtype, kernels)
     else:
-        conv2 = PlainConv(block.conv2.to(dtype))
+        conv2 = PlainConv(block.conv2, dtype)
 
     def product(conv: nn.Conv2d, pixels: int, *, last: bool) -> Pointwise:
         projection = cast("nn.Conv2d", block.downsample[0]) if last and block.downsample else None

@@ -103,12 +103,12 @@ def conv_choices(shape: ConvShape) -> list[ConvChoice]:
 
 def product_choices(shape: ProductShape) -> list[ProductTile]:
     """What to try for a product: the largest tile that keeps the GPU busy, and its neighbors."""
-    fitting = [
-        tile
+    most = max(16, _power(shape.outputs)), max(16, _power(shape.inputs))
+    cut = [
+        tile._replace(outputs=min(tile.outputs, most[0]), inputs=min(tile.inputs, most[1]))
         for tile in _PRODUCTS
-        if tile.outputs <= max(16, _power(shape.outputs))
-        and tile.inputs <= max(16, _power(shape.inputs))
-    ] or [ProductTile(64, 16, 16, 4, 4)]
+    ]
+    fitting = list(dict.fromkeys(cut))
     first = next(
         (
             index

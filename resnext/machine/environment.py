@@ -20,6 +20,7 @@ from .threads import physical_cores
 PACKAGES = {
     "resnext": ("resnext-toolkit",),
     "torch": ("torch",),
+    "triton": ("triton",),
     "onnx": ("onnx",),
     "onnxscript": ("onnxscript",),
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),

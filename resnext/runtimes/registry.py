@@ -179,6 +179,15 @@ RUNTIMES: Mapping[str, Runtime] = table(
         times_layers=True,
     ),
     Runtime(
+        "torch-fused",
+        "PyTorch with Triton kernels of our own: a block in three launches",
+        "pytorch",
+        "triton",
+        ("weights",),
+        ("cuda",),
+        ("fp16", "bf16"),
+    ),
+    Runtime(
         "torch-compile",
         "torch.compile with Inductor",
         "pytorch",
@@ -406,11 +415,12 @@ def check_precision(name: str, precision: Precision) -> None:
     Raises:
         UsageError: it never can; the hint names the runtimes that can.
     """
-    if precision not in runtime_named(name).precisions:
+    own = runtime_named(name).precisions
+    if precision not in own:
         able = [other for other, runtime in RUNTIMES.items() if precision in runtime.precisions]
         raise UsageError(
             f"backend {name!r} does not run {precision}",
-            hint=f"use `backend` {', '.join(able)}",
+            hint=f"use `backend` {', '.join(able)}, or `precision` {', '.join(own)}",
         )
 
 
@@ -440,7 +450,9 @@ def check_streams(name: str, options: SessionOptions) -> None:
         return
     if runtime.streams is None:
         able = [other for other, runtime in RUNTIMES.items() if runtime.streams]
-        why = " (PyTorch's settings belong to the whole process)" * (runtime.package == "torch")
+        why = " (PyTorch's settings belong to the whole process)" * (
+            runtime.module in ("pytorch", "pt2")
+        )
         raise UsageError(
             f"backend {name!r} runs one request at a time{why}",
             hint=f"use `streams` 1, or `backend` {', '.join(able)}",

@@ -173,8 +173,10 @@ class Translated:
             raise MissingRequirement(
                 f"{self._backend}: out of memory", hint="use a smaller `batch`"
             ) from error
-        # Not all of PyTorch's errors derive from RuntimeError.
-        if isinstance(error, RuntimeError) or type(error).__module__.startswith("torch."):
+        # Not all errors of PyTorch and Triton derive from RuntimeError.
+        if isinstance(error, RuntimeError) or type(error).__module__.startswith(
+            ("torch.", "triton.")
+        ):
             text = str(error).strip()
             if any(sign in f"{type(error).__name__} {text}" for sign in _NO_COMPILER):
                 raise MissingRequirement(

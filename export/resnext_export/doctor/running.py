@@ -20,7 +20,7 @@ from resnext.errors import ResnextError, first_line
 from resnext.machine.environment import record_packages
 from resnext.machine.shared_libraries import load_problem
 from resnext.runtimes.availability import available
-from resnext.runtimes.registry import RUNTIMES, open_session
+from resnext.runtimes.registry import RUNTIMES, SessionOptions, open_session
 from resnext.runtimes.trt.library import LIBRARIES, library_for
 from resnext.storage import scratch_folder
 from resnext.verify.eager import reference_logits
@@ -76,14 +76,16 @@ class _Bench:
         if reference.argmax(axis=1).tolist() != list(range(len(reference))):
             return {"error": "eager PyTorch does not recognize the shipped images", "hint": ""}
         subject = self._weights if RUNTIMES[name].live else self._artifact(name)
-        with open_session(subject, name) as session:
+        # Float32, unless that is what the runtime never runs.
+        options = SessionOptions(precision=RUNTIMES[name].precisions[0])
+        with open_session(subject, name, options=options) as session:
             spec, out = session.inputs[0], session.outputs[0]
             # As a benchmark runs it, so that a session that compiled nothing says so.
             with session.bind({spec.name: spec.cast(self._images)}) as bound:
                 bound.enqueue()
                 bound.synchronize()
                 logits = bound.fetch()[out.name]
-        parity = compare(reference, logits, dtype=out.dtype)
+        parity = compare(reference, logits, precision=options.precision, dtype=out.dtype)
         if not parity.passed:
             return {"error": f"wrong logits: {parity.failures[0]}", "hint": ""}
         return {"max_error": parity.max_error, "libraries": record_packages()}

@@ -13,6 +13,7 @@ from resnext.findings import Finding
 from resnext.machine.machine import Machine, this_machine
 from resnext.runtimes.buffers import CudaMemory, HostMemory
 from resnext.runtimes.registry import Device, SessionOptions, require_cuda
+from resnext.runtimes.tensor_session import TensorSession
 from resnext.weights.spec import Weights
 
 from .session import TorchSession
@@ -23,20 +24,30 @@ _COMPILERS: Mapping[str, tuple[str, ...]] = {
     "cpu": ("CXX", "c++", "g++", "clang++"),
     "cuda": ("CC", "cc", "gcc", "clang"),
 }
+#: Runtimes that compile code here.
+_COMPILED = ("torch-compile", "torch-fused")
+#: The oldest compute capability that the kernels are compiled and checked for.
+_OLDEST_GPU = (8, 0)
 
 
-def open_session(subject: Weights, options: SessionOptions, name: str) -> TorchSession:
-    """Open eager PyTorch (``torch``), the same with batch norms folded (``torch-folded``), or
-    Inductor's code.
+def open_session(subject: Weights, options: SessionOptions, name: str) -> TensorSession:
+    """Open eager PyTorch (``torch``), the same with batch norms folded (``torch-folded``),
+    Inductor's code, or the toolkit's kernels (``torch-fused``).
 
     Raises:
         MissingRequirement: CUDA was requested, and there is no device, or PyTorch is built without
-            CUDA.
+            CUDA; for ``torch-fused``, the device is too old.
     """
     on_cuda = options.device != "cpu" and torch.cuda.is_available()
-    if options.device == "cuda" and not on_cuda:
+    if (options.device == "cuda" or name == "torch-fused") and not on_cuda:
         require_cuda(this_machine().driver)
         raise MissingRequirement(_NO_CUDA.message, hint=_NO_CUDA.hint)
+    if name == "torch-fused":
+        if problem := _too_old(this_machine()):
+            raise MissingRequirement(problem.message, hint=problem.hint)
+        from .fused import FusedSession
+
+        return FusedSession(subject, options, name, CudaMemory())
     return TorchSession(subject, options, name, CudaMemory() if on_cuda else HostMemory())
 
 
@@ -53,18 +64,33 @@ def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) ->
     compiler.
     """
     del prebuilt  # nothing is made in advance
-    if device == "cuda":
+    if device == "cuda" or name == "torch-fused":
         require_cuda(machine.driver)
         if not torch.cuda.is_available():
             return _NO_CUDA
-    if name != "torch-compile":
+    if name == "torch-fused" and (problem := _too_old(machine)):
+        return problem
+    if name not in _COMPILED:
         return None
     on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    # Triton builds the launchers of its kernels.
     variable, *names = _COMPILERS["cuda" if on_cuda else "cpu"]
     if any(shutil.which(compiler) for compiler in (os.environ.get(variable), *names) if compiler):
         return None
     return Finding(
         "no-compiler",
-        "torch-compile needs a C and C++ compiler",
+        f"{name} needs a C and C++ compiler",
         f"apt-get install g++ (or set {variable}), or use `backend` torch",
     )
+
+
+def _too_old(machine: Machine) -> Finding | None:
+    for gpu in machine.driver.gpus[:1]:
+        if tuple(map(int, gpu.compute_capability.split("."))) < _OLDEST_GPU:
+            return Finding(
+                "old-gpu",
+                "torch-fused needs a GPU of compute capability"
+                f" {'.'.join(map(str, _OLDEST_GPU))}, and {gpu.name} has {gpu.compute_capability}",
+                "use `backend` torch-folded or torch-compile",
+            )
+    return None

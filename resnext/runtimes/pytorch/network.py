@@ -11,13 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnext.artifact.specs import TensorSpec
+from resnext.network.config import ResNeXtConfig
 from resnext.runtimes.session import DeliveredLayer
 
 #: PyTorch's memory formats by name.
 LAYOUTS = {"nchw": torch.contiguous_format, "channels-last": torch.channels_last}
 _RECOMPILE_LIMIT = 1024
 #: Convolutions and matrix products, by function and by class.
-OPS = {"conv2d": "Conv", "linear": "Gemm", "Conv2d": "Conv", "Linear": "Gemm"}
+OPS = {
+    "conv2d": "Conv",
+    "linear": "Gemm",
+    "Conv2d": "Conv",
+    "Linear": "Gemm",
+    "GroupedConv3x3": "Conv",
+    "Pointwise": "Conv",
+    "PlainConv": "Conv",
+}
 
 
 @dataclass
@@ -69,6 +79,17 @@ class Network:
         model runs ``probe``.
         """
         return _graph_layers(self.graphs[-1]) if self.graphs else _module_layers(self.model, probe)
+
+
+def live_inputs(config: ResNeXtConfig) -> tuple[TensorSpec, ...]:
+    """The input of a session that runs a live network."""
+    shape = (None, config.in_channels, *config.input_size)
+    return (TensorSpec(name="input", dtype="float32", shape=shape),)
+
+
+def live_outputs(config: ResNeXtConfig) -> tuple[TensorSpec, ...]:
+    """Its output."""
+    return (TensorSpec(name="logits", dtype="float32", shape=(None, config.num_classes)),)
 
 
 def _compiled(model: nn.Module, graphs: list[torch.fx.GraphModule]) -> Callable[[Tensor], Tensor]:

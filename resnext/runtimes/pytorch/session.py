@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resnext.artifact.specs import TensorSpec
 from resnext.errors import SilentFallback
 from resnext.network.forms import fold_batch_norms, merge_model_groups
 from resnext.precision import PRECISIONS
@@ -21,7 +20,7 @@ from resnext.runtimes.tensor_session import TensorSession, Translated
 from resnext.weights.spec import Weights, load_model
 
 from .module_times import median_times, run_modules
-from .network import LAYOUTS, Network
+from .network import LAYOUTS, Network, live_inputs, live_outputs
 from .trial import fastest, time_forms, widths_to_try
 
 
@@ -43,14 +42,7 @@ class TorchSession(TensorSession):
     ) -> None:
         super().__init__(name, options, memory)
         config = self._config = weights.config
-        self.inputs = (
-            TensorSpec(
-                name="input", dtype="float32", shape=(None, config.in_channels, *config.input_size)
-            ),
-        )
-        self.outputs = (
-            TensorSpec(name="logits", dtype="float32", shape=(None, config.num_classes)),
-        )
+        self.inputs, self.outputs = live_inputs(config), live_outputs(config)
         self._dtype = torch_dtype(PRECISIONS[options.precision].weight_dtype)
         self._model: nn.Module = load_model(weights)
         if name == "torch-folded":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -47,8 +48,22 @@ def time_forms(
         memory: stream and graphs.
         graph: time replays of a captured CUDA graph.
     """
-    trials = [_Trial(network, images, memory, graph=graph) for network in networks]
-    samples: dict[str, list[float]] = {network.title: [] for network in networks}
+    calls = {network.title: partial(network, network.ready(images)) for network in networks}
+    return time_calls(calls, memory, graph=graph)
+
+
+def time_calls(
+    calls: Mapping[str, Callable[[], object]], memory: DeviceMemory, *, graph: bool
+) -> Mapping[str, list[float]]:
+    """Milliseconds per run of each call, by title; the calls take turns.
+
+    Args:
+        calls: what to run.
+        memory: stream and graphs.
+        graph: time replays of a captured CUDA graph.
+    """
+    trials = [_Trial(title, call, memory, graph=graph) for title, call in calls.items()]
+    samples: dict[str, list[float]] = {title: [] for title in calls}
     for _, trial in turns(trials, _TURNS):
         samples[trial.title].append(trial.milliseconds())
     return samples
@@ -63,20 +78,19 @@ def fastest(networks: Sequence[Network], times: Mapping[str, list[float]]) -> Ne
 
 
 class _Trial:
-    """One network over one input, with the interface that the clock times.
+    """One call, with the interface that the clock times.
 
     Args:
-        network: the network to run.
-        images: its input.
+        title: of the call.
+        call: what to run.
         memory: stream and graphs.
         graph: capture a CUDA graph, and time its replays.
     """
 
     def __init__(
-        self, network: Network, images: Tensor, memory: DeviceMemory, *, graph: bool
+        self, title: str, call: Callable[[], object], memory: DeviceMemory, *, graph: bool
     ) -> None:
-        self._network, self._images, self._memory = network, network.ready(images), memory
-        self.title = network.title
+        self.title, self._call, self._memory = title, call, memory
         self.enqueue: Callable[[], object] = self._launch
         for _ in range(WARM_RUNS if graph else 1):
             self._launch()
@@ -103,4 +117,4 @@ class _Trial:
 
     def _launch(self) -> None:
         # Stored, because a captured graph writes there.
-        self._result = self._network(self._images)
+        self._result = self._call()

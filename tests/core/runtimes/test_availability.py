@@ -244,12 +244,16 @@ def test_what_is_given_does_not_have_to_be_made(
             (),
             "auto",
             (
-                "torch torch-folded torch-compile ort-cpu ort-cuda ort-trt ort-trt-rtx openvino"
-                " trt pt2"
+                "torch torch-folded torch-fused torch-compile ort-cpu ort-cuda ort-trt ort-trt-rtx"
+                " openvino trt pt2"
             ),
         ),
         ((), "cpu", "torch torch-folded torch-compile ort-cpu openvino pt2"),
-        (("provider", "trt", "trt10", "plugin"), "cuda", "torch torch-folded torch-compile pt2"),
+        (
+            ("provider", "trt", "trt10", "plugin"),
+            "cuda",
+            "torch torch-folded torch-fused torch-compile pt2",
+        ),
         (("driver", "toolkit", "compiler"), "auto", "torch torch-folded ort-cpu openvino"),
     ],
 )

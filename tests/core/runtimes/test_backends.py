@@ -305,8 +305,9 @@ def test_registry_entries_open_or_say_what_is_missing(weights: Weights, artifact
             with pytest.raises(UsageError, match="needs the URL of a model"):
                 open_here(name, weights, artifact, SessionOptions())
         elif backend.device == "cuda" and cuda_driver.probe_driver().problem is not None:
+            options = SessionOptions(precision=backend.precisions[0])
             with pytest.raises(MissingRequirement, match="no CUDA device"):
-                open_here(name, weights, artifact, SessionOptions())
+                open_here(name, weights, artifact, options)
         elif name != "torch-compile":
             open_here(name, weights, artifact).close()
 

@@ -207,11 +207,11 @@ def planted(
 
         def device(trial: Any, runs: int) -> tuple[list[int], int]:
             asked.append("events")
-            return [round(on_device[trial._network.title] * 1e6)] * runs, 1
+            return [round(on_device[trial.title] * 1e6)] * runs, 1
 
         def host(call: Any, runs: int) -> list[int]:
             asked.append("host")
-            return [round(on_host[call.__self__._network.title] * 1e6)] * runs
+            return [round(on_host[call.__self__.title] * 1e6)] * runs
 
         monkeypatch.setattr(trial, "time_device", device)
         monkeypatch.setattr(trial, "time_visit", host)
