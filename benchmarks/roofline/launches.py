@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from resnext.kernels import grouped_conv3x3, pointwise
 from resnext.kernels.grouped_conv3x3 import ConvTile
-from resnext.kernels.network import Choose, fused_network
+from resnext.kernels.network import Choose, PlainConv, fused_network
 from resnext.kernels.pointwise import ProductTile
 from resnext.kernels.tiles import ConvShape, ProductShape
 from resnext.network.config import ResNeXtConfig
@@ -110,7 +110,7 @@ def launches(config: ResNeXtConfig, batch: int, choose: Choose | None = None) ->
         images = torch.empty(batch, config.in_channels, *config.input_size, dtype=torch.float16)
     for name, module in network.named_modules():
         module.register_forward_pre_hook(partial(counted.enter, name))
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | PlainConv):
             module.register_forward_hook(counted.convolution)
     network.fc.register_forward_pre_hook(counted.mean)
     network.fc.register_forward_hook(counted.classifier)
@@ -212,10 +212,9 @@ class _Counted:
         )
         return self._add(launch, y)
 
-    def convolution(self, module: nn.Conv2d, args: tuple[Tensor], y: Tensor) -> None:
+    def convolution(self, module: nn.Conv2d | PlainConv, args: tuple[Tensor], y: Tensor) -> None:
         """A convolution of PyTorch's; its bias and its ReLU are two more passes."""
         (x,) = args
-        self._name = self._name.removesuffix(".conv")
         macs = module.weight[0].numel() * y.numel()
         self._torch((self._read(module.weight), self._read(x)), y, macs)
         if module.bias is not None:
