@@ -16,6 +16,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -28,12 +29,13 @@ from roofline.accounts import differences, saved_bytes
 from roofline.assembled import Compile, assembled
 from roofline.bounds import MISSES, Prediction, predict
 from roofline.choice import OnPaper
-from roofline.launches import launches
+from roofline.launches import Launch, launches
 from roofline.machines import ASSUMED, MACHINES, Machine
 
 #: Tables that can be shown.
 SHOWN = ("sums", "goals", "saved", "launches", "machines", "assumed")
-_BLOCK = re.compile(
+#: A table of a Markdown file, between two comments.
+BLOCK = re.compile(
     r"(?P<begin><!-- kernel_roofline\.py ?(?P<options>[^>]*?) ?-->\n)"
     r".*?(?P<end><!-- end -->)",
     re.DOTALL,
@@ -97,8 +99,11 @@ def predicted(
     """
     for name in machines:
         machine = MACHINES[name]
-        choose = OnPaper(machine, ASSUMED["expected"]) if tiles == "paper" else None
-        counted = {batch: launches(config, batch, choose) for batch in batches}
+        if tiles == "paper":
+            choose = OnPaper(machine, ASSUMED["expected"])
+            counted = {batch: launches(config, batch, choose) for batch in batches}
+        else:
+            counted = {batch: untried(config, batch) for batch in batches}
         for batch, each in counted.items():
             if wrong := differences(each, config, batch):
                 raise ValueError(f"batch {batch}: bytes counted and expected differ: {wrong}")
@@ -117,6 +122,12 @@ def predicted(
                     1e6 * floors(config, precision, batch, machine.sheet).layers_s,
                     1e6 * floors(config, precision, batch, own).layers_s,
                 )
+
+
+@cache
+def untried(config: ResNeXtConfig, batch: int) -> list[Launch]:
+    """Launches with the first tiles."""
+    return launches(config, batch)
 
 
 def sums_table(sums: Iterable[Sum]) -> str:
@@ -277,7 +288,7 @@ def updated(text: str) -> str:
         tables = shown(list(passes), chosen["show"], saved_bytes(config, 64))
         return f"{found['begin']}\n{tables}\n\n{found['end']}"
 
-    return _BLOCK.sub(made, text)
+    return BLOCK.sub(made, text)
 
 
 def as_json(sums: Iterable[Sum]) -> dict[str, object]:

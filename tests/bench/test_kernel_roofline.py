@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from kernel_roofline import COMPILED_US, SHOWN, goals_table, launches_table, main, predicted
+from kernel_roofline import (
+    BLOCK,
+    COMPILED_US,
+    SHOWN,
+    goals_table,
+    launches_table,
+    main,
+    predicted,
+)
 from kernel_roofline import updated as updated_text
 from resnext.kernels.grouped_conv3x3 import ConvTile
 from resnext.kernels.pointwise import ProductTile
@@ -189,7 +197,7 @@ def test_sums_add_up_and_grow_with_the_batch() -> None:
 
 def test_wrong_bytes_end_the_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     found = launches(SMALL, 1)
-    monkeypatch.setattr("kernel_roofline.launches", lambda *_: found[:-1])
+    monkeypatch.setattr("kernel_roofline.untried", lambda *_: found[:-1])
     with pytest.raises(ValueError, match=r"batch 1: bytes .* differ: \{'fc': "):
         list(predicted(SMALL, ["h100"], ["fp16"], [1]))
 
@@ -325,3 +333,18 @@ def test_tables_of_a_file_are_made_anew() -> None:
     assert "`kept`" in made
     assert made.startswith("a\n<!-- ")
     assert updated_text(made) == made
+
+
+def test_the_page_says_what_is_predicted_now() -> None:
+    blocks = [found[0] for found in BLOCK.finditer(PAGE.read_text())]
+    first = [block for block in blocks if "--tiles paper" not in block]
+    assert len(first) >= 4
+    hint = "run: python benchmarks/kernel_roofline.py --update docs/results/fused-kernels.md"
+    for block in first:
+        assert updated_text(block) == block, hint
+
+
+@pytest.mark.exhaustive
+def test_the_whole_page_says_what_is_predicted_now() -> None:
+    text = PAGE.read_text()
+    assert updated_text(text) == text
