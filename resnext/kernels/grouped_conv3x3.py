@@ -26,7 +26,8 @@ class ConvTile(NamedTuple):
         columns: output columns of a program, a power of two.
         rows: output rows of a program, one after another.
         warps: warps of a program.
-        stages: loads in flight along the rows; 1 reads through the L1 cache.
+        stages: 1 loads the next row into registers, through the L1 cache; more are rows that are
+            copied ahead into shared memory, past it.
     """
 
     images: int
@@ -75,6 +76,7 @@ def launch(
         IMAGES=tile.images,
         COLUMNS=tile.columns,
         ROWS=tile.rows,
+        AHEAD=tile.stages == 1,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
@@ -100,6 +102,13 @@ def _taps(sums, tiles, weights):
 
 
 @triton.jit
+def _store(y, total, mask):
+    """The ReLU; not a maximum, which would turn NaN into 0."""
+    total = tl.where(total < 0, 0.0, total)
+    tl.store(y, total.to(y.dtype.element_ty), mask=mask[:, None])
+
+
+@triton.jit(do_not_specialize=["images", "height", "width", "out_height", "out_width"])
 def grouped_conv3x3_kernel(
     x,
     weight,
@@ -116,6 +125,7 @@ def grouped_conv3x3_kernel(
     IMAGES: tl.constexpr,
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
     """One strip of ``ROWS`` output rows x ``COLUMNS`` columns of ``IMAGES`` images, one group."""
     program = tl.program_id(0)
@@ -161,33 +171,47 @@ def grouped_conv3x3_kernel(
     zero = tl.full((IMAGES * COLUMNS, GROUP), 0.0, tl.float32)
 
     above = first_row * STRIDE - 1
-    current = _taps(zero, _row(x, above, height, width, left, CHANNELS, valid), top)
+    tiles = _row(x, above, height, width, left, CHANNELS, valid)
+    current = _taps(zero, tiles, top)
     following = zero
     if STRIDE == 1:
         tiles = _row(x, above + 1, height, width, left, CHANNELS, valid)
         current = _taps(current, tiles, middle)
-        following = _taps(following, tiles, top)
+        following = _taps(zero, tiles, top)
+        if AHEAD:
+            tiles = _row(x, above + 2, height, width, left, CHANNELS, valid)
+    elif AHEAD:
+        tiles = _row(x, above + 1, height, width, left, CHANNELS, valid)
+    # What is loaded ahead ends with the strip.
+    end = tl.minimum(height, (first_row + ROWS) * STRIDE + 2 - STRIDE)
     for step in range(ROWS):
         row = first_row + step
         if STRIDE == 1:
-            tiles = _row(x, row + 1, height, width, left, CHANNELS, valid)
+            if AHEAD:
+                upcoming = _row(x, row + 2, end, width, left, CHANNELS, valid)
+            else:
+                tiles = _row(x, row + 1, height, width, left, CHANNELS, valid)
             current = _taps(current, tiles, bottom)
-            following = _taps(following, tiles, middle)
-            last = _taps(zero, tiles, top)
-        else:
-            tiles = _row(x, 2 * row, height, width, left, CHANNELS, valid)
-            current = _taps(current, tiles, middle)
-            tiles = _row(x, 2 * row + 1, height, width, left, CHANNELS, valid)
-            current = _taps(current, tiles, bottom)
+            _store(y + row * out_width * CHANNELS, current + offset, stored & (row < out_height))
+            # A sum of its own: if sums moved from register to register while products are in
+            # flight, the assembler would wait after each of them.
+            current = following + _taps(zero, tiles, middle)
             following = _taps(zero, tiles, top)
-            last = zero
-        total = current + offset
-        # Not a maximum, which would turn NaN into 0.
-        total = tl.where(total < 0, 0.0, total)
-        tl.store(
-            y + row * out_width * CHANNELS,
-            total.to(y.dtype.element_ty),
-            mask=(stored & (row < out_height))[:, None],
-        )
-        current = following
-        following = last
+            if AHEAD:
+                tiles = upcoming
+        else:
+            if AHEAD:
+                upcoming = _row(x, 2 * row + 1, height, width, left, CHANNELS, valid)
+            else:
+                tiles = _row(x, 2 * row, height, width, left, CHANNELS, valid)
+            current = _taps(current, tiles, middle)
+            if AHEAD:
+                tiles = upcoming
+                upcoming = _row(x, 2 * row + 2, end, width, left, CHANNELS, valid)
+            else:
+                tiles = _row(x, 2 * row + 1, height, width, left, CHANNELS, valid)
+            current = _taps(current, tiles, bottom)
+            _store(y + row * out_width * CHANNELS, current + offset, stored & (row < out_height))
+            current = _taps(zero, tiles, top)
+            if AHEAD:
+                tiles = upcoming

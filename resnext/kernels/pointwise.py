@@ -117,7 +117,7 @@ def _product(
     return sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "out_height", "out_width", "height", "width"])
 def pointwise_kernel(
     x,
     weight,

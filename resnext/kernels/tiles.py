@@ -9,10 +9,15 @@ from .pointwise import ProductTile
 
 #: Programs that keep a large GPU busy: two for each of an H100's 132 multiprocessors.
 _BUSY = 264
+#: By merged width: pixels of a convolution's tile, warps, stages.
+_CONVS = {
+    16: ((64, 4, 1), (64, 4, 2), (128, 8, 1)),
+    32: ((64, 4, 1), (64, 4, 2), (128, 8, 1)),
+    64: ((16, 4, 1), (32, 8, 1)),
+}
 #: Pixels and output channels of a product's tile, input channels of a step, warps, stages; large
 #: tiles first.
 _PRODUCTS = (
-    ProductTile(128, 256, 64, 8, 3),
     ProductTile(128, 128, 64, 8, 3),
     ProductTile(128, 64, 64, 4, 4),
     ProductTile(64, 64, 64, 4, 4),
@@ -86,7 +91,9 @@ def conv_choices(shape: ConvShape) -> list[ConvChoice]:
     """What to try for a grouped convolution; empty if the kernel does not take it."""
     choices = []
     for width in sorted(widths(shape.channels, shape.width), key=lambda wide: abs(wide - 32)):
-        for pixels, stages in ((64, 1), (128, 1), (64, 2)):
+        if width > max(32, shape.width):  # twice the products, and too many registers
+            continue
+        for pixels, warps, stages in _CONVS[width]:
             columns = min(_power(shape.out_columns), pixels)
             images = max(min(pixels // columns, _power(shape.batch)), -(-16 // columns))
             programs = (
@@ -94,9 +101,9 @@ def conv_choices(shape: ConvShape) -> list[ConvChoice]:
                 * -(-shape.out_columns // columns)
                 * (shape.channels // width)
             )
-            strips = min(shape.out_height, max(1, -(-2 * _BUSY // programs)))
+            # As many programs as run at a time, not a few more.
+            strips = min(shape.out_height, max(1, _BUSY * 64 // width // programs))
             rows = -(-shape.out_height // strips)
-            warps = 8 if images * columns >= 128 and width == 64 else 4
             choices.append(ConvChoice(width, ConvTile(images, columns, rows, warps, stages)))
     return list(dict.fromkeys(choices))
 
