@@ -24,10 +24,10 @@ from .machines import (
 MISSES: Mapping[str, str] = MappingProxyType(
     {
         "memory": "more bytes than counted: sectors half used, or re-reads that L2 did not catch",
-        "L2": "L1 catches fewer re-reads than assumed: its hit rate is low",
+        "L2": "more re-reads than counted (a low hit rate of L1), or the far half of L2 is slower",
         "L1": "bank conflicts, or layouts converted more often than counted",
         "tensor": "narrow products (HMMA in place of HGMMA), or a clock held down by the power cap",
-        "issue": "stalls between instructions: masks and addresses cost more than they are counted",
+        "issue": "stalls between instructions: more waits than instructions explain",
         "latency": "fewer programs at once than assumed (registers), or loads that do not overlap",
         "launch": "more launches than listed, or gaps in the graph",
     }

@@ -265,8 +265,9 @@ def grouped_launch(shape: ConvShape, tile: ConvTile) -> Launch:
     read_rows = shape.batch * (shape.height + overlap * (strips - 1)) * _WIDTH * shape.channels
     once = read_rows * (shape.columns + overlap * (blocks - 1))
     again = max(0, read_rows * 3 * shape.out_columns - once)
+    copied = tile.stages > 1  # past registers and the L1 cache
     l1 = (
-        rows * 3 * row_bytes * 2  # into registers, and from there to shared memory
+        rows * 3 * row_bytes * (1 if copied else 2)
         + products * (row_bytes + _WIDTH * group * group * -(-pixels // _ROWS))
         + 3 * tile.rows * row_bytes  # sums change their layout in shared memory, then are stored
         + 2 * weight_bytes
@@ -283,8 +284,8 @@ def grouped_launch(shape: ConvShape, tile: ConvTile) -> Launch:
         warps=tile.warps,
         registers=min(255, round(6.6 * pixels * group / threads)),
         shared=weight_bytes + 3 * row_bytes * max(1, tile.stages),
-        l2_once=once + programs * weight_bytes + output_bytes,
-        l2_again=again,
+        l2_once=once + (again if copied else 0) + programs * weight_bytes + output_bytes,
+        l2_again=0 if copied else again,
         l1=programs * l1,
         steps=2 + tile.rows / max(1, tile.stages - 1),
         shape=shape,
