@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from kernel_roofline import (
@@ -22,6 +24,7 @@ from kernel_roofline import (
     predicted,
 )
 from kernel_roofline import updated as updated_text
+from resnext.kernels import pool
 from resnext.kernels.grouped_conv3x3 import ConvTile
 from resnext.kernels.pointwise import ProductTile
 from resnext.kernels.tiles import ConvChoice, ConvShape, ProductShape, product_choices
@@ -87,6 +90,22 @@ def test_a_product_by_hand() -> None:
     assert fused.written == launch.written
     added = product_launch(ProductShape(100, 96, 40, shortcut=True), tile)
     assert added.bytes - launch.bytes == added.l2_once - launch.l2_once == 2 * 100 * 40
+
+
+def test_the_pool_is_cut_as_its_kernel_cuts_it() -> None:
+    grids = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            grids.append(grid)
+            return lambda *_, **constants: grids.append((32 * constants["num_warps"],))
+
+    x, y = torch.empty(3, 16, 30, 30), torch.empty(3, 16, 15, 15)
+    pool.launch(Kernel(), x, torch.empty(16), y)
+    (found,) = (
+        each for each in launches(replace(SMALL, input_size=(60, 60)), 3) if each.name == "pool"
+    )
+    assert [math.prod(grids[0]), *grids[1]] == [found.programs, 32 * found.warps]
 
 
 def launch_of(**changed: Any) -> Launch:
