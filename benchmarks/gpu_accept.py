@@ -3,7 +3,8 @@ lost when killed.
 
     PYTHONPATH=.:export:benchmarks python3 benchmarks/gpu_accept.py --out FOLDER --budget 540
 
-Each step is a process group of its own. Rows are appended to FOLDER/rows.jsonl as they come and
+Each step is a process group of its own; if a cell crashes it or makes the device useless to it, a
+new process goes on behind that cell. Rows are appended to FOLDER/rows.jsonl as they come and
 printed; accept.json and accept.md are written anew, whole, after each step; steps.log holds what
 the steps print, environment.json the machine, junit.xml the tests. A step that fails, hangs or does
 not fit into the time is a line, and the next goes on. ``--resume`` leaves out what FOLDER has from
@@ -30,7 +31,17 @@ from typing import Any
 
 import click
 
-from gpu_acceptance.rows import ROOT, Row, append_row, code_digest, read_rows, write_whole
+from gpu_acceptance.rows import (
+    DEVICE_LOST,
+    ROOT,
+    Row,
+    append_row,
+    code_digest,
+    read_rows,
+    under_way,
+    under_way_path,
+    write_whole,
+)
 from resnext.errors import BadInput, printable
 from resnext.machine.cuda_driver import probe_driver
 from resnext.readers.files import check_utf8
@@ -44,6 +55,8 @@ LEAST_S = 8.0
 _REASON = 80
 #: Between asking a step to stop and killing it.
 GRACE_S = 4.0
+#: Processes that a step may get, if cells end them.
+PROCESSES = 5
 
 
 @dataclass(frozen=True)
@@ -65,17 +78,35 @@ class Step:
 STEPS = (
     Step("environment", 60),
     Step("ceilings", 25),
-    Step("smoke", 60),
-    Step("package", 150),
-    Step("benchmark", 130),
-    Step("trust", 90),
+    Step("smoke", 75),
+    Step("kernels", 120),
+    Step("fused", 150),
+    Step("autotune", 200),
     Step("tests", 240, signal.SIGINT),
-    Step("eager", 130),
-    Step("compile", 120),
+    Step("package", 150),
     Step("merged", 50),
     Step("chunks", 30),
+    Step("compile", 120),
     Step("ort-cuda", 60),
+    Step("trust", 90),
+    Step("benchmark", 130),
+    Step("eager", 130),
 )
+
+#: Steps that `gpu_acceptance.steps` runs.
+OWN = tuple(step.name for step in STEPS if step.name not in ("benchmark", "tests"))
+
+
+def _share(row: Row) -> str:
+    floor = row.get("own_floor_us", row["floor_us"])
+    return f"{floor / row['median_us']:.0%} of its floor"
+
+
+def _faster(row: Row) -> str:
+    if row.get("ratio") is None:
+        return "not compared"
+    return f"{row['ratio']:.2f}x {row['against']}"
+
 
 #: What is expected, said before the run so that a surprise is seen: text, and the rows that tell,
 #: by step and cell.
@@ -92,6 +123,50 @@ PREDICTIONS: tuple[tuple[str, str, str, Callable[[Row], str]], ...] = (
         "ceilings",
         "empty launch",
         lambda row: f"{row['launch_us']:.2f} us",
+    ),
+    *(
+        (
+            f"{kernel}: 60 % of its floor or more, at least {times}x cuDNN's best",
+            "kernels",
+            f"fp16 batch 64 {layer}.conv2 winner",
+            lambda row: f"{_share(row)}, {_faster(row)}",
+        )
+        for kernel, layer, times in (
+            ("3x3 of stage 1, groups of 4", "layer1.0", "2"),
+            ("3x3 of stage 2, groups of 8", "layer2.1", "2"),
+            ("3x3 of stage 3, groups of 16", "layer3.1", "1.5"),
+            ("3x3 of stage 4, groups of 32", "layer4.1", "1.2"),
+        )
+    ),
+    (
+        "1x1 of stage 1 with shortcut: no slower than cuBLAS, 70 % of its floor",
+        "kernels",
+        "fp16 batch 64 layer1.1.conv3 winner",
+        lambda row: f"{_share(row)}, {_faster(row)}",
+    ),
+    (
+        "goal: the network on our kernels, fp16, batch 64: at least 70 % of the floor",
+        "fused",
+        "fp16 batch 64 fused",
+        lambda row: f"{_share(row)}, {row['images_s']:,.0f} images/s, {_faster(row)}",
+    ),
+    (
+        "goal: at least 2x torch.compile max-autotune with batch norms folded",
+        "autotune",
+        "fp16 batch 64 fused",
+        _faster,
+    ),
+    (
+        "goal: batch 1 within 1.3 times its launches (112 us at 2 us each): 146 us",
+        "fused",
+        "fp16 batch 1 fused",
+        lambda row: f"{row['median_us']:.0f} us, {_faster(row)}",
+    ),
+    (
+        "bf16 as fast as fp16, within 3 %",
+        "fused",
+        "bf16 batch 64 fused",
+        lambda row: f"{row['median_us']:.0f} us",
     ),
     (
         "eager channels-last, fp16, batch 64: 10k to 16k images/s; floor 48.8k",
@@ -198,7 +273,7 @@ class Acceptance:
         with tempfile.TemporaryDirectory(prefix="gpu-accept-") as scratch:
             command = self._command(step, limit_s, Path(scratch))
             try:
-                code = self._wait(step, command, started + limit_s)
+                code = self._processes(step, command, started + limit_s, outcome)
             except OSError as exc:
                 code, outcome.error = 127, str(exc)
             try:
@@ -214,6 +289,8 @@ class Acceptance:
         )
         if code is not None and code < 0:
             outcome.error = outcome.error or f"died of {signal.Signals(-code).name}"
+        elif code == DEVICE_LOST:
+            outcome.error = outcome.error or "a kernel made the device useless to its process"
         elif code:
             outcome.error = outcome.error or f"exit {code}: {self._last_line()}"
         self._print_rows()
@@ -225,12 +302,13 @@ class Acceptance:
                 ["--weights", "digits", "--batch", "1,8"] if self.rehearse else ["--batch", "64"]
             )
             precision = "fp32" if self.rehearse else "fp16"
+            fused = () if self.rehearse else ("torch-fused",)
             return [
                 sys.executable,
                 "-m",
                 "resnext_bench.cli.bench",
                 "--backend",
-                "torch,torch-folded,torch-compile",
+                ",".join(("torch", "torch-folded", "torch-compile", *fused)),
                 *wanted,
                 "--precision",
                 precision,
@@ -271,6 +349,43 @@ class Acceptance:
             str(cache()),
             *flags,
         ]
+
+    def _processes(
+        self, step: Step, command: list[str], deadline: float, outcome: Outcome
+    ) -> int | None:
+        """Run ``command``; if a cell crashes it or loses the device, again behind that cell.
+
+        Returns:
+            The exit code of the first process that did not end in order, None if there was no more
+            time.
+        """
+        first, worst = len(read_rows(self.rows_path)), 0
+        skip: list[str] = []
+        for _ in range(PROCESSES):
+            under_way_path(cache(), step.name).unlink(missing_ok=True)
+            options = [f"--skip={cell}" for cell in skip]
+            if step.name in OWN:
+                options += ["--deadline", str(deadline)]
+            code = self._wait(step, command + options, deadline)
+            cells = under_way(cache(), step.name)
+            if code is None:
+                outcome.error = f"it was at {cells[0]}" if cells else ""
+                return None
+            worst = worst or code
+            crashed = code < 0 or code == DEVICE_LOST
+            if not crashed or not cells or set(cells) <= set(skip):
+                return worst
+            known = {
+                row["cell"] for row in read_rows(self.rows_path)[first:] if row["step"] == step.name
+            }
+            died = "lost the device" if code > 0 else f"died of {signal.Signals(-code).name}"
+            for cell in cells:
+                if cell not in known:
+                    self._write(step, cell, "failed", error=f"its process {died}")
+            skip = sorted(known | set(cells))
+            if deadline - time.monotonic() < LEAST_S:
+                return worst
+        return worst
 
     def _wait(self, step: Step, command: list[str], deadline: float) -> int | None:
         """Run ``command`` until it ends or ``deadline``; its exit code, None if it had to be
@@ -429,7 +544,7 @@ class Acceptance:
         parts += [
             f"| {' | '.join(columns(row))} |"
             for row in rows
-            if row not in tests or row["status"] == "failed"
+            if row["status"] == "failed" or not _is_detail(row)
         ]
         counts = Counter(row["status"] for row in tests)
         parts += [
@@ -457,6 +572,13 @@ def unexpected_skips(rows: Sequence[Row]) -> list[Row]:
     return [row for row in skipped if not any(reason in row.get("error", "") for reason in known)]
 
 
+def _is_detail(row: Row) -> bool:
+    """Whether the table leaves the row to rows.jsonl unless it failed: tests, and the ways to run a
+    layer that others beat.
+    """
+    return row["step"] == "tests" or (row["step"] == "kernels" and "choice" not in row)
+
+
 _HEADS = (
     "step",
     "cell",
@@ -468,6 +590,7 @@ _HEADS = (
     "images/s",
     "of floor",
     "of own floor",
+    "faster",
     "error",
     "top-1",
     "MHz",
@@ -489,6 +612,7 @@ def columns(row: Row) -> tuple[str, ...]:
             else "-"
         )
 
+    faster = "-" if row.get("ratio") is None else f"{row['ratio']:.2f}x {_cell(row['against'])}"
     return (
         row["step"],
         _cell(row["cell"]),
@@ -500,6 +624,7 @@ def columns(row: Row) -> tuple[str, ...]:
         number("images_s", ",.0f"),
         share("floor_us"),
         share("own_floor_us"),
+        faster,
         number("max_error", ".1e"),
         number("top1", ".0%"),
         number("sm_mhz", ""),
@@ -515,6 +640,7 @@ def line(row: Row) -> str:
         ("tflops", " TFLOP/s"),
         ("tb_s", " TB/s"),
         ("launch_us", " us each"),
+        ("ratio", "x as fast"),
     )
     numbers = [f"{row[key]:,.4g}{unit}" for key, unit in more if row.get(key) is not None]
     error = [f"max error {row['max_error']:.1e}"] if row.get("max_error") is not None else []
@@ -589,6 +715,7 @@ def environment() -> dict[str, str]:
     return {
         "RESNEXT_CACHE_DIR": str(cache()),
         "TORCHINDUCTOR_CACHE_DIR": str(cache() / "inductor"),
+        "TRITON_CACHE_DIR": str(cache() / "triton"),
         **os.environ,
         "PYTHONPATH": os.pathsep.join([*paths, *([given] if given else [])]),
         "PYTHONUNBUFFERED": "1",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import BatchRange
-from resnext.artifact.records import EngineOptions
+from resnext.artifact.records import EngineOptions, KernelsFrom
 from resnext.precision import Precision
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.pipeline import run
@@ -114,6 +114,7 @@ def export_pt2(
     precision: Precision = "fp32",
     bake_preprocessing: bool = False,
     device: Literal["cpu", "cuda"] = "cpu",
+    kernels: KernelsFrom = "inductor",
     check: bool = True,
     force: bool = False,
 ) -> Artifact:
@@ -124,5 +125,6 @@ def export_pt2(
         precision=precision,
         bake_preprocessing=bake_preprocessing,
         device=device,
+        kernels=kernels,
     )
     return run(request, directory, weights=weights, check=check, force=force)

@@ -5,12 +5,14 @@ modules alone.
 from __future__ import annotations
 
 import gc
+import json
+import math
 import os
 import statistics
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -28,7 +30,16 @@ from resnext.timing.clock import time_device, time_host
 from resnext.weights.conditioned import seeded_state_dict
 from resnext_bench.limits.floors import Ceiling, floors
 
-from .rows import Row, append_row, code_digest, first_line, read_rows
+from .rows import (
+    DEVICE_LOST,
+    Row,
+    append_row,
+    code_digest,
+    first_line,
+    read_rows,
+    under_way_path,
+    write_whole,
+)
 
 ROUNDS, ROUND_S = 5, 0.1
 #: Rows of a batch that are held against float64.
@@ -54,10 +65,22 @@ class Bench:
         cache: folder for weights and references, shared by all steps.
         rehearse: run small, on a CPU.
         resume: leave out cells that this file has a good row of, of the same code and device.
+        skip: cells to leave out, because an earlier process of this run has a row of them.
+        deadline: on the monotonic clock, when the step is stopped.
     """
 
-    def __init__(self, step: str, rows: Path, cache: Path, *, rehearse: bool, resume: bool) -> None:
-        self.step, self.rehearse = step, rehearse
+    def __init__(
+        self,
+        step: str,
+        rows: Path,
+        cache: Path,
+        *,
+        rehearse: bool,
+        resume: bool,
+        skip: Iterable[str] = (),
+        deadline: float = math.inf,
+    ) -> None:
+        self.step, self.rehearse, self._deadline = step, rehearse, deadline
         self.cuda = torch.cuda.is_available() and not rehearse
         self.device = torch.device("cuda" if self.cuda else "cpu")
         self.config = SMALL if rehearse else VARIANTS["resnext50_32x4d"]
@@ -66,7 +89,8 @@ class Bench:
         self._code, self._began = code_digest(), time.monotonic()
         self._done = (
             {row["cell"] for row in read_rows(rows) if self._is_good(row)} if resume else set()
-        )
+        ) | set(skip)
+        self._under_way: tuple[str, ...] = ()
         self._stream: Any = torch.cuda.Stream() if self.cuda else None  # type: ignore[no-untyped-call]  # torch's
         cache.mkdir(parents=True, exist_ok=True)
 
@@ -92,20 +116,56 @@ class Bench:
         append_row(self.rows, row)
 
     @contextmanager
-    def guarded(self, *cells: str) -> Iterator[None]:
-        """Turn an error into a row for each of ``cells``."""
+    def guarded(self, *cells: str, status: str = "failed", tidy: bool = True) -> Iterator[None]:
+        """Turn an error into a row for each of ``cells``.
+
+        Args:
+            cells: what is under way.
+            status: of the rows that an error leaves.
+            tidy: give memory back behind it, which takes a tenth of a second.
+
+        Raises:
+            SystemExit: the device takes nothing more in this process; the next one goes on behind
+                these cells.
+        """
+        outer = self._under_way
+        self._note(cells)
         try:
             yield
         except Exception as exc:  # whatever a library raises: the next cells go on
             traceback.print_exc()  # into the log: the row holds one line
             error = first_line(exc)
+            lost = self._is_lost()
             for cell in cells:
-                self.write(cell, "failed", error=error)
+                self.write(cell, "failed" if lost else status, error=error)
+            if lost:
+                raise SystemExit(DEVICE_LOST) from exc
         finally:
-            gc.collect()
-            if self.cuda:
+            if tidy:
+                gc.collect()
+            if tidy and self.cuda:
                 with suppress(Exception):  # after an error that stays, every call raises
                     torch.cuda.empty_cache()
+        self._note(outer)
+
+    def _note(self, cells: tuple[str, ...]) -> None:
+        """Note what is under way, for whoever finds this process dead."""
+        self._under_way = cells
+        write_whole(under_way_path(self.cache, self.step), json.dumps(cells))
+
+    def _is_lost(self) -> bool:
+        if not self.cuda:
+            return False
+        try:
+            torch.cuda.synchronize()
+        except Exception:  # of whatever type this release's is
+            return True
+        return False
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the step is stopped."""
+        return self._deadline - time.monotonic()
 
     def settings(self, *, tf32: bool = False) -> AbstractContextManager[Any]:
         """The stream, cuDNN's search, and TF32 as asked for."""
@@ -230,11 +290,13 @@ class Queue:
             )
 
 
-def timed(bench: Bench, queues: Mapping[str, Queue], *, rounds: int = ROUNDS) -> dict[str, Row]:
+def timed(
+    bench: Bench, queues: Mapping[str, Queue], *, rounds: int = ROUNDS, round_s: float = ROUND_S
+) -> dict[str, Row]:
     """Median and p90 of each, in rounds that take turns, with the card's clock and throttling in
     the last round.
     """
-    seconds = 0.02 if bench.rehearse else ROUND_S
+    seconds = min(round_s, 0.02) if bench.rehearse else round_s
     counts = {name: _count(queue, seconds) for name, queue in queues.items()}
     taken: dict[str, list[list[int]]] = {name: [] for name in queues}
     state: dict[str, Row] = {}
@@ -314,7 +376,11 @@ class Forward:
 
 
 def measure_group(
-    bench: Bench, cells: Mapping[str, Callable[[], tuple[Forward, int, str]]], *, plain: bool = True
+    bench: Bench,
+    cells: Mapping[str, Callable[[], tuple[Forward, int, str]]],
+    *,
+    plain: bool = True,
+    against: str | None = None,
 ) -> None:
     """Capture every cell of a group, time them in turns, check what the replays left, write a row
     for each.
@@ -323,6 +389,7 @@ def measure_group(
         bench: the device.
         cells: by name, what makes the forward, its batch and precision.
         plain: also time plain launches.
+        against: the cell that others are compared with, in the same rounds.
     """
     wanted = {name: make for name, make in cells.items() if bench.wants(name)}
     ready: dict[str, tuple[Forward, int, str, Queue, bool]] = {}
@@ -343,6 +410,10 @@ def measure_group(
             ready[name] = forward, batch, precision, queue, graph
     with bench.guarded(*ready):
         found = timed(bench, {name: entry[3] for name, entry in ready.items()}) if ready else {}
+        if against in found:
+            for facts in found.values():
+                facts["against"] = against
+                facts["ratio"] = found[against]["median_us"] / facts["median_us"]
         _write_group(bench, ready, found, plain=plain)
 
 

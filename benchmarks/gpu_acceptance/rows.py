@@ -10,6 +10,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
+#: Exit code of a step whose process can no longer use the device.
+DEVICE_LOST = 75
 
 
 def code_digest() -> str:
@@ -36,6 +38,20 @@ def read_rows(path: Path) -> list[Row]:
         if isinstance(row, dict):
             rows.append(row)
     return rows
+
+
+def under_way_path(cache: Path, step: str) -> Path:
+    """File with the cells that a step is at."""
+    return cache / f"under-way-{step}.json"
+
+
+def under_way(cache: Path, step: str) -> list[str]:
+    """The cells that a step was at when it ended; none if it ended in order."""
+    try:
+        cells = json.loads(under_way_path(cache, step).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [str(cell) for cell in cells]
 
 
 def append_row(path: Path, row: Row) -> None:

@@ -1,7 +1,8 @@
 """The steps of GPU acceptance that measure: each cell appends one row of JSON as soon as it is
 known.
 
-    python3 -m gpu_acceptance.steps STEP --rows rows.jsonl --cache FOLDER [--rehearse] [--resume]
+    python3 -m gpu_acceptance.steps STEP --rows rows.jsonl --cache FOLDER
+        [--rehearse] [--resume] [--skip CELL] [--deadline SECONDS]
 
 Everything but ``smoke``, ``trust``, ``package`` and ``ort-cuda`` needs PyTorch and the light
 modules of `resnext` alone, no pydantic. A cell that fails is a row with the first line of its
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import json
+import math
 import os
 import platform
 import shutil
@@ -135,43 +137,39 @@ def smoke(bench: Bench) -> None:
     reference = reference_logits(weights, images)
     scale = float(np.sqrt(np.square(reference).mean()))
     device: Any = "cuda" if bench.cuda else "cpu"
-    for precision in ("fp32", "fp16", "bf16"):
-        for layout in ("nchw", "channels-last", "auto"):
-            for graph in (True, False):
-                cell = f"torch {precision} {layout} {'graph' if graph else 'launch'}"
-                if not bench.wants(cell):
-                    continue
-                with bench.guarded(cell):
-                    options = SessionOptions(
-                        device=device,
-                        memory_format=layout,
-                        cuda_graph=graph,
-                        precision=precision,
-                    )
-                    worst = 0.0
-                    with open_session(weights, "torch", options=options) as session:
-                        for rows in (
-                            slice(0, 8),
-                            slice(8, 16),
-                            slice(3, 4),
-                        ):  # bind again: other input, other batch
-                            bound = session.bind({"input": images[rows]})
-                            boundary = bound.boundary
-                            for _ in range(2):
-                                bound.enqueue()
-                                bound.synchronize()
-                                logits = bound.fetch()["logits"]
-                                between = session.run({"input": images[16:24]})["logits"]
-                                worst = max(
-                                    worst, float(np.abs(logits - reference[rows]).max()) / scale
-                                )
-                                worst = max(
-                                    worst, float(np.abs(between - reference[16:24]).max()) / scale
-                                )
-                            bound.close()
-                    limit = 1e-4 if precision == "fp32" else gate_for(precision).max_error
-                    ok = worst <= limit
-                    bench.write(cell, "ok" if ok else "failed", max_error=worst, boundary=boundary)
+    plans: list[tuple[str, Any, Any, bool]] = [
+        ("torch", precision, layout, graph)
+        for precision in ("fp32", "fp16", "bf16")
+        for layout in ("nchw", "channels-last", "auto")
+        for graph in (True, False)
+    ]
+    if bench.cuda:  # where alone it runs; last, because it times tiles
+        plans.append(("torch-fused", "fp16", "auto", True))
+    for backend, precision, layout, graph in plans:
+        cell = f"{backend} {precision} {layout} {'graph' if graph else 'launch'}"
+        if not bench.wants(cell):
+            continue
+        with bench.guarded(cell):
+            options = SessionOptions(
+                device=device, memory_format=layout, cuda_graph=graph, precision=precision
+            )
+            worst = 0.0
+            with open_session(weights, backend, options=options) as session:
+                # bind again: other input, other batch
+                for rows in (slice(0, 8), slice(8, 16), slice(3, 4)):
+                    bound = session.bind({"input": images[rows]})
+                    boundary = bound.boundary
+                    for _ in range(2):
+                        bound.enqueue()
+                        bound.synchronize()
+                        logits = bound.fetch()["logits"]
+                        between = session.run({"input": images[16:24]})["logits"]
+                        for got, want in ((logits, reference[rows]), (between, reference[16:24])):
+                            worst = max(worst, float(np.abs(got - want).max()) / scale)
+                    bound.close()
+            limit = 1e-4 if precision == "fp32" else gate_for(precision).max_error
+            ok = worst <= limit
+            bench.write(cell, "ok" if ok else "failed", max_error=worst, boundary=boundary)
 
 
 def eager(bench: Bench) -> None:
@@ -286,6 +284,27 @@ def compiled(bench: Bench) -> None:
         torch.compiler.reset()
 
 
+def kernels(bench: Bench) -> None:
+    """Each kind of layer on our kernels, against PyTorch's libraries."""
+    from .kernels import kernels as measure  # needs Triton
+
+    measure(bench)
+
+
+def fused(bench: Bench) -> None:
+    """The whole network on our kernels, against PyTorch."""
+    from .fused import fused as measure  # needs Triton
+
+    measure(bench)
+
+
+def autotune(bench: Bench) -> None:
+    """The same against torch.compile with every kernel searched for."""
+    from .fused import autotune as measure  # needs Triton
+
+    measure(bench)
+
+
 def trust(bench: Bench) -> None:
     """Batch integrity and the parity gates of live sessions: do limits that were found on CPUs hold
     for a GPU's kernels?
@@ -302,7 +321,8 @@ def trust(bench: Bench) -> None:
     device: Any = "cuda" if bench.cuda else "cpu"
     # fp16 last: eager fp16 is slow on a CPU without instructions for it.
     for precision in ("fp32", "bf16", "fp16"):
-        for backend in ("torch", "torch-folded"):
+        on_kernels = ("torch-fused",) if bench.cuda and precision != "fp32" else ()
+        for backend in ("torch", "torch-folded", *on_kernels):
             cell = f"gates {backend} {precision}"
             if not bench.wants(cell):
                 continue
@@ -331,6 +351,8 @@ def trust(bench: Bench) -> None:
     ]
     if bench.rehearse:
         plans = [(backend, precision, (2, 8)) for backend, precision, _ in plans]
+    if bench.cuda:
+        plans.insert(0, ("torch-fused", "fp16", (2, 8, 33)))
     for backend, precision, sizes in plans:
         cell = f"rows {backend} {precision}"
         if not bench.wants(cell):
@@ -363,19 +385,25 @@ def package(bench: Bench) -> None:
     weights = (
         load_weights("digits") if bench.rehearse else load_weights("seeded", "resnext50_32x4d")
     )
-    plans: list[tuple[Precision, int]] = (
-        [("fp32", 8)] if bench.rehearse else [("fp16", 64), ("fp32", 8)]
-    )
-    for precision, batch in plans:
-        cell = f"pt2 {precision} batch {batch}"
+    plans: list[tuple[Precision, int, dict[str, Any]]] = [("fp32", 8, {})]
+    if not bench.rehearse:
+        plans = [("fp16", 64, {}), ("fp16", 64, {"kernels": "fused"}), *plans]
+    for precision, batch, more in plans:
+        cell = " ".join(["pt2", *more.values(), f"{precision} batch {batch}"])
         if not bench.wants(cell):
             continue
         with bench.guarded(cell):
-            folder = bench.cache / f"pt2-{precision}-{batch}"
+            folder = bench.cache / cell.replace(" ", "-")
             shutil.rmtree(folder, ignore_errors=True)
             started = time.monotonic()
             artifact = export(
-                weights, folder, format="pt2", batch=str(batch), precision=precision, device=device
+                weights,
+                folder,
+                format="pt2",
+                batch=str(batch),
+                precision=precision,
+                device=device,
+                **more,
             )
             built_s = time.monotonic() - started
             check = artifact.manifest.check
@@ -401,7 +429,7 @@ def package(bench: Bench) -> None:
                 max_error=error,
                 floor_us=floor_us(bench.config, batch, precision),
             )
-            if (precision, batch) == plans[0]:
+            if (precision, batch, more) == plans[0]:
                 _verdict(bench, artifact, precision)
 
 
@@ -537,13 +565,16 @@ STEPS: Mapping[str, Callable[[Bench], None]] = {
     "environment": environment,
     "ceilings": ceilings,
     "smoke": smoke,
-    "eager": eager,
-    "trust": trust,
+    "kernels": kernels,
+    "fused": fused,
+    "autotune": autotune,
+    "package": package,
     "merged": merged,
     "chunks": chunks,
     "compile": compiled,
-    "package": package,
     "ort-cuda": ort_cuda,
+    "trust": trust,
+    "eager": eager,
 }
 
 
@@ -644,11 +675,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--skip", action="append", default=[], metavar="CELL")
+    parser.add_argument("--deadline", type=float, default=math.inf)
     asked = parser.parse_args(arguments)
     # A step that crashes, or has no more time, shows where.
     faulthandler.enable()
     faulthandler.register(signal.SIGTERM, all_threads=True, chain=True)
-    bench = Bench(asked.step, asked.rows, asked.cache, rehearse=asked.rehearse, resume=asked.resume)
+    bench = Bench(
+        asked.step,
+        asked.rows,
+        asked.cache,
+        rehearse=asked.rehearse,
+        resume=asked.resume,
+        skip=asked.skip,
+        deadline=asked.deadline,
+    )
     with bench.guarded(asked.step):
         STEPS[asked.step](bench)
 

@@ -159,6 +159,14 @@ class PackageOptions(FormatOptions):
     device: Annotated[
         Literal["cpu", "cuda"], Option("Device to compile the package for.  [default: cpu]")
     ] = "cpu"
+    kernels: Annotated[
+        Literal["inductor", "fused"],
+        Option(
+            "Whose kernels compute the blocks: PyTorch's compiler and libraries, or the toolkit's"
+            " own, fused ones, for CUDA in fp16.  [default: inductor]",
+            kind="kernels",
+        ),
+    ] = "inductor"
 
 
 FORMATS = Formats(

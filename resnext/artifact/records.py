@@ -22,6 +22,8 @@ Fallback = Literal["merge-groups", "fp32-islands"]
 
 
 LayersFrom = Literal["inspector", "build log", "nothing"]
+#: Whose kernels a package for CUDA runs: Inductor's and PyTorch's, or the toolkit's own.
+KernelsFrom = Literal["inductor", "fused"]
 
 #: Layer types that are a convolution or matrix product.
 _PRODUCT_KIND = re.compile(
@@ -152,11 +154,14 @@ class PackageLayer(Strict):
         module: parameter prefix, for example ``layer1.0.conv2``.
         op: ``Conv`` or ``Gemm``.
         dtype: element type of its result and its weights.
+        fused: computed by one of the toolkit's kernels; a block's projection and its last
+            convolution are then one product.
     """
 
     module: str
     op: Literal["Conv", "Gemm"]
     dtype: str
+    fused: bool = False
 
 
 class PackageRecord(Strict):
@@ -179,7 +184,9 @@ class PackageRecord(Strict):
         outputs: outputs of the compiled function.
         frozen: weights were constants to the compiler, which laid them out for its kernels.
         layers: convolutions and classifier, in the graph that was compiled.
-        kernels: number of calls to each library kernel in the compiled code.
+        kernels: number of calls to each library kernel, and to each of the toolkit's, in the
+            compiled code.
+        kernels_from: whose kernels were asked for.
     """
 
     torch: str
@@ -197,12 +204,14 @@ class PackageRecord(Strict):
     frozen: bool
     layers: tuple[PackageLayer, ...]
     kernels: dict[str, int]
+    kernels_from: KernelsFrom = "inductor"
 
     def title(self) -> str:
         """Human-readable origin and target: ``PyTorch 2.13.0, AVX512, frozen``."""
         target = self.gpu or self.cpu_capability
-        return f"PyTorch {self.torch}, {target}{', frozen' if self.frozen else ''}"
+        more = ", frozen" * self.frozen + ", fused kernels" * (self.kernels_from == "fused")
+        return f"PyTorch {self.torch}, {target}{more}"
 
     def kernels_line(self) -> str:
-        """Human-readable list of the library kernels with their counts."""
+        """Human-readable list of the kernels with their counts."""
         return ", ".join(f"{count} {kernel}" for kernel, count in sorted(self.kernels.items()))

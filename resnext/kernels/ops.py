@@ -99,8 +99,10 @@ def _taken(x: Tensor) -> bool:
 
 
 def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
-    shape = (x.shape[0], channels, height, width)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    # Not torch.empty with a memory format, which Inductor fills before the kernel writes it.
+    shape, row = (x.shape[0], channels, height, width), width * channels
+    strides = (height * row, 1, row, channels)
+    return torch.empty_strided(shape, strides, dtype=x.dtype, device=x.device)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -124,8 +124,8 @@ def _distribution(module: ModuleType, names: tuple[str, ...]) -> str:
 
 def cpu_capability() -> str:
     """Platform and widest vector extension, for example ``linux-x86_64 avx512_vnni``."""
-    widest = _widest(_cpu_facts()[1])
-    return f"{this_platform()} {widest or 'without known vector extensions'}"
+    found = widest(_cpu_facts()[1])
+    return f"{this_platform()} {found or 'without known vector extensions'}"
 
 
 def cpu_features() -> frozenset[str]:
@@ -134,20 +134,23 @@ def cpu_features() -> frozenset[str]:
     return frozenset(features or facts.get("Features", "").split())
 
 
+def widest(features: Collection[str]) -> str | None:
+    """The widest vector extension among ``features`` of a processor, in the kernel's names; None if
+    it has none that is known.
+    """
+    known = ("amx_int8", "avx512_vnni", "avx512f", "avx2", "asimd")
+    return next((flag for flag in known if flag in features), None)
+
+
 def _cpu() -> str:
     facts, flags = _cpu_facts()
-    widest = _widest(flags)
+    extension = widest(flags)
     detail = (
         [f"family {facts['cpu family']} model {facts['model']}"]
         if {"cpu family", "model"} <= set(facts)
         else []
     )
-    return f"{facts['model name']} ({', '.join(detail + ([widest] if widest else []))})"
-
-
-def _widest(flags: list[str]) -> str | None:
-    known = ("amx_int8", "avx512_vnni", "avx512f", "avx2", "asimd")
-    return next((flag for flag in known if flag in flags), None)
+    return f"{facts['model name']} ({', '.join(detail + ([extension] if extension else []))})"
 
 
 def _cpu_facts() -> tuple[dict[str, str], list[str]]:

@@ -48,6 +48,12 @@ def delivered_from_package(record: PackageRecord, device: str) -> Delivered:
         "frozen": "yes" if record.frozen else "no",
         "compiled by": f"PyTorch {record.torch}",
     }
+    if record.kernels_from == "fused":
+        grouped = [layer for layer in record.layers if layer.module.endswith(".conv2")]
+        plain = [layer.module for layer in grouped if not layer.fused]
+        notes["fused"] = f"{len(grouped) - len(plain)} of {len(grouped)} grouped convolutions"
+        if plain:
+            notes["on PyTorch's kernels"] = ", ".join(plain)
     return Delivered(device, layers, notes)
 
 

@@ -20,10 +20,11 @@ import torch
 from click.testing import CliRunner
 
 import gpu_accept
-from gpu_acceptance import device, steps
+from gpu_acceptance import device, fused, steps
 from gpu_acceptance.device import Bench, Forward, floor_us, live, measure_group
 from gpu_acceptance.rows import append_row, code_digest, first_line, latest_line_is_whole, read_rows
 from resnext.network.config import VARIANTS
+from resnext.network.model import ResNeXt
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +59,7 @@ def test_steps_get_the_callers_pythonpath_behind_the_toolkits(
 def test_the_light_steps_need_no_pydantic(tmp_path: Path) -> None:
     blocked = "import sys; sys.modules['pydantic'] = sys.modules['platformdirs'] = None\n"
     code = (
-        f"{blocked}from gpu_acceptance import steps; import gpu_accept\nfolder ="
+        f"{blocked}from gpu_acceptance import fused, kernels, steps; import gpu_accept\nfolder ="
         f" {str(tmp_path)!r}\nsteps.main(['environment', '--rows', folder + '/rows.jsonl',"
         " '--cache', folder, '--rehearse'])"
     )
@@ -174,6 +175,50 @@ def test_what_fails_or_hangs_is_a_line_and_the_rest_goes_on(
         < printed.index("last: d")
     )
     assert "hanging" in (run.out / "steps.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("ends", "error"),
+    [
+        ("os.kill(os.getpid(), 11)", "died of SIGSEGV"),
+        ("sys.exit(75)", "a kernel made the device useless to its process"),
+    ],
+)
+def test_a_step_goes_on_behind_a_cell_that_ends_its_process(
+    ends: str,
+    error: str,
+    accept: Callable[..., gpu_accept.Acceptance],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    cells = (
+        "import json\nfrom gpu_acceptance.rows import under_way_path\n"
+        "for cell in 'abcd':\n"
+        "    if f'--skip={cell}' in sys.argv: continue\n"
+        f"    path = under_way_path(Path({str(tmp_path / 'cache')!r}), 'crashes')\n"
+        "    path.write_text(json.dumps([cell]))\n"
+        f"    if cell in 'bd': {ends}\n"
+        "    ROW(cell)\n"
+    )
+    run = accept(crashes=cells, last="ROW('e')")
+    run.run()
+    rows = [(row["cell"], row["status"]) for row in read_rows(run.rows_path)]
+    assert rows == [("a", "ok"), ("b", "failed"), ("c", "ok"), ("d", "failed"), ("e", "ok")]
+    assert statuses(run) == {"crashes": "failed", "last": "done"}
+    assert run.outcomes["crashes"].error == error
+
+
+def test_a_step_that_hangs_says_where(
+    accept: Callable[..., gpu_accept.Acceptance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNEXT_CACHE_DIR", str(tmp_path))
+    note = f"Path({str(tmp_path / 'under-way-hangs.json')!r}).write_text('[\"a kernel\"]')"
+    run = accept(share=1.5, hangs=f"{note}; time.sleep(60)")
+    run.run()
+    outcome = run.outcomes["hangs"]
+    assert (outcome.status, outcome.error) == ("timeout", "it was at a kernel")
 
 
 @pytest.mark.exhaustive
@@ -486,8 +531,20 @@ def test_every_prediction_is_of_a_cell_that_a_step_measures(
         return False
 
     monkeypatch.setattr(steps, "measure_group", note)
+    monkeypatch.setattr(fused, "measure_group", note)
     monkeypatch.setattr(where, "wants", wants)
-    for name in ("ceilings", "eager", "merged", "chunks", "compile"):
+    monkeypatch.setattr(where, "config", VARIANTS["resnext50_32x4d"])
+    monkeypatch.setattr(where, "weights", lambda: ResNeXt(device.SMALL).eval())
+    for name in (
+        "ceilings",
+        "kernels",
+        "fused",
+        "autotune",
+        "eager",
+        "merged",
+        "chunks",
+        "compile",
+    ):
         where.step = name
         steps.STEPS[name](where)
     missing = [
@@ -567,7 +624,21 @@ def test_every_row_has_as_many_columns_as_there_are_headings() -> None:
     for row in (bare, full):
         assert len(gpu_accept.columns(row)) == len(gpu_accept._HEADS)
     assert gpu_accept.columns(full)[8:10] == ("50.0%", "25.0%")
+    assert gpu_accept.columns(full | {"ratio": 2.0, "against": "cudnn"})[10] == "2.00x cudnn"
     assert gpu_accept.columns(bare)[-1] == "a/b"
+
+
+def test_the_table_has_winners_and_failures_of_layers_and_leaves_the_rest_to_the_rows(
+    accept: Callable[..., gpu_accept.Acceptance],
+) -> None:
+    row = {"step": "kernels", "status": "ok", "device": "d", "median_us": 1.0}
+    rows = [
+        {**row, "cell": "beaten"},
+        {**row, "cell": "broken", "status": "failed", "error": "e"},
+        {**row, "cell": "best", "choice": [16]},
+    ]
+    text = accept().markdown(rows)
+    assert ("| beaten |" in text, "| broken |" in text, "| best |" in text) == (False, True, True)
 
 
 def test_gates_are_those_of_the_toolkit() -> None:

@@ -147,7 +147,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> FakeConfirmer:
     """Few candidates, short visits, and no further processes."""
     confirmer = FakeConfirmer()
     monkeypatch.setattr(api, "FreshProcesses", lambda *_: confirmer)
-    monkeypatch.setattr(space, "merges_of", lambda _: (None,))
+    monkeypatch.setattr(space, "merges_of", lambda *_: (None,))
     monkeypatch.setattr("resnext.timing.clock.SETTLE_S", 0.0)
     monkeypatch.setattr("resnext_bench.tune.racing._MOST_VISIT_S", 0.002)
     monkeypatch.setattr("resnext_bench.tune.racing._LEAST_VISIT_S", 0.001)

@@ -31,6 +31,7 @@ from resnext_bench.tune import amounts
 from resnext_bench.tune.columns import HEADINGS, OF_GOAL, dropped_first
 from resnext_bench.tune.commands import BUILD_TIMED, RUN, commands, on_front
 from resnext_bench.tune.fallen import nearest, reasons
+from resnext_bench.tune.known import KNOWN, priors
 from resnext_bench.tune.page import tune_page
 from resnext_bench.tune.record import CandidateRecord, GateRecord, TuneRecord
 from resnext_bench.tune.report import measured, show, text
@@ -248,6 +249,27 @@ def test_those_that_fell_for_the_same_reason_share_a_line() -> None:
     assert any(" at 2.34x to 2.55x the pick's time" in line for line in reasons(turned))
     shown = text(search())
     assert all(line in shown for line in lines)
+
+
+def test_what_was_tried_early_or_late_is_said_with_the_evidence_on_screen_and_page() -> None:
+    record = search()
+    assert priors(record) == []
+    assert KNOWN not in text(record)
+    early, late = "tried early: a reason", "tried late: \x1banother\n"
+    told = {record.candidates[0].name: early, **dict.fromkeys([record.candidates[1].name], late)}
+    told[record.candidates[7].name] = late
+    candidates = [
+        one.model_copy(update={"prior": told.get(one.name, "")}) for one in record.candidates
+    ]
+    planted = changed(record, candidates=tuple(candidates))
+    assert priors(planted) == [
+        f"{record.candidates[0].name}: {early}",
+        f"2 openvino int8 with merged groups: {late}",
+    ]
+    shown = text(planted)
+    assert f"\n{KNOWN}\n{record.candidates[0].name}: {early}\n" in shown
+    assert "\x1b" not in shown
+    assert tune_page(planted).count("tried early: a reason") == 1
 
 
 def test_those_that_were_not_told_apart_are_not_called_as_fast() -> None:

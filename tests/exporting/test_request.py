@@ -33,6 +33,7 @@ REQUESTS: list[dict[str, Any]] = [
     {"format": "trt-rtx", "targets": ("sm_89", "sm_120"), "fallbacks": "fail"},
     {"format": "trt", "optimization_level": 0, "fallbacks": ("fp32-islands",)},
     {"format": "pt2", "device": "cuda", "precision": "fp16"},
+    {"format": "pt2", "device": "cuda", "precision": "fp16", "kernels": "fused"},
 ]
 
 

@@ -137,6 +137,7 @@ def fake_pt2_from_torch(
     bake_preprocessing: bool,
     precision: Precision,
     device: str,
+    kernels: str,
     metadata: dict[str, str],
 ) -> PackageRecord:
     """Stands for the converter of that name: a package without code, at once."""
@@ -145,7 +146,9 @@ def fake_pt2_from_torch(
         name="input", dtype="uint8", shape=(first, *config.input_size, config.in_channels)
     )
     baked = {"inputs": (pixels,)} if bake_preprocessing else {}
-    record = record_here(weights, batch=batch, precision=precision, device=device, **baked)
+    record = record_here(
+        weights, batch=batch, precision=precision, device=device, kernels_from=kernels, **baked
+    )
     write_package(path, record, metadata)
     return record
 

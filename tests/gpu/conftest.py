@@ -25,8 +25,14 @@ COMPARED = 16
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     driver = probe_driver()
-    # The acceptance gives the tests what time is left: those that compile come last.
-    items.sort(key=lambda item: "torch-compile" in item.name or "test_pt2" in item.nodeid)
+    # The acceptance gives the tests what time is left: what was never seen comes first, and those
+    # that compile for long come last.
+    items.sort(
+        key=lambda item: (
+            "torch-compile" in item.name or "test_pt2" in item.nodeid,
+            "test_fused_kernels" not in item.nodeid,
+        )
+    )
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.gpu)

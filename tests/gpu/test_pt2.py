@@ -16,7 +16,7 @@ from resnext.errors import UsageError
 from resnext.runtimes.pt2.record import loadable, this_host
 from resnext.runtimes.pt2.toolchain import obstacle
 from resnext.runtimes.registry import SessionOptions, open_session
-from resnext.verify.parity import compare
+from resnext.verify.parity import compare, gate_for
 from resnext.weights.spec import Weights, load_weights
 
 BATCHES = (1, 8, 64)
@@ -101,3 +101,39 @@ def test_half_precision_with_preprocessing_inside_is_proven_on_the_gpu(tmp_path:
     check = artifact.manifest.check
     assert check is not None
     assert 1e-5 < check.max_error < check.tolerance  # and it is not float32 in disguise
+
+
+@pytest.mark.parametrize("batch", ["8", "1:8"])
+def test_our_kernels_run_inside_a_package_at_every_batch(
+    batch: str, weights: Weights, images: Any, reference: Any, baseline: Any, tmp_path: Any
+) -> None:
+    """ResNeXt-50: 16 grouped convolutions, two products a block, one pool, and nothing beside."""
+    sizes = BatchRange.parse(batch)
+    artifact = export_pt2(
+        weights,
+        tmp_path / "fused",
+        batch=sizes,
+        precision="fp16",
+        device="cuda",
+        kernels="fused",
+    )
+    record = artifact.manifest.package
+    assert record is not None
+    ours = {"grouped_conv3x3": 16, "pointwise": 32, "max_pool": 1}
+    assert {name: record.kernels.get(name) for name in ours} == ours
+    assert artifact.manifest.check is not None
+    assert 1e-5 < artifact.manifest.check.max_error < artifact.manifest.check.tolerance
+    with open_session(artifact, "pt2", options=SessionOptions(device="cuda")) as session:
+        assert session.delivered().notes["fused"] == "16 of 16 grouped convolutions"
+        for size in (8,) if sizes.static else (1, 3, 8, 64):
+            bound = session.bind({"input": images[:size]})
+            bound.enqueue()
+            bound.synchronize()
+            logits = bound.fetch()["logits"]
+            outcome = compare(
+                reference[:size],
+                logits[: len(reference)],
+                gate=gate_for("fp16"),
+                baseline=baseline[:size],
+            )
+            assert outcome.passed, outcome.failures

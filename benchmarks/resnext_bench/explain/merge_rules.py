@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from resnext.precision import DEFAULT
+from resnext.precision import DEFAULT, PRECISIONS
 from resnext_bench.limits.ceilings import MachineCeilings
+from resnext_bench.merge_priors import BATCH, prior_of
 
-from .backends import instructions
 from .facts import Facts
 from .sentence import Sentence, computed, known, listed
 from .stages import Merge, floor_s, merges_of, stage_widths
 
 #: Groups of fewer channels are narrow: kernels of matrix units take at least so many.
 _WIDE = 32
+#: Names of runtimes that are another one on a processor.
+_ALIAS = {"ort": "ort-cpu"}
 
 
 def nothing_to_merge(facts: Facts) -> Sentence | None:
@@ -99,17 +101,23 @@ def bound(facts: Facts) -> Sentence | None:
     )
 
 
-def on_vnni(facts: Facts) -> Sentence | None:
-    """Where it paid with VNNI, and where not."""
-    possible = bool(merges_of(facts.config, facts.groups))
-    if not possible or instructions("int8", facts.features) != "AVX-512 VNNI":
+def on_this_kind(facts: Facts) -> Sentence | None:
+    """Where it paid on another processor of this kind, and where not."""
+    names = dict.fromkeys(
+        _ALIAS.get(each.name, each.name) for each in facts.usable if each.device == "cpu"
+    )
+    priors = [
+        prior
+        for name in names
+        for precision in PRECISIONS
+        if (prior := prior_of(facts.features, name, precision)) is not None
+    ]
+    if not priors or not merges_of(facts.config, facts.groups):
         return None
-    if not any(each.name in ("ort", "ort-cpu", "openvino") for each in facts.usable):
-        return None
+    results = [f"{prior.backend} {prior.precision} {prior.result}" for prior in priors]
     return known(
-        "With int8, merging made ONNX Runtime 1.4 times as fast and OpenVINO no faster, in"
-        " ResNeXt-50 at batch 8.",
-        "a 2-core EPYC with AVX-512 VNNI, 2026-11-23",
+        f"In ResNeXt-50 at batch {BATCH}, merging made {listed(results)}.",
+        "; ".join(dict.fromkeys(prior.where for prior in priors)),
     )
 
 

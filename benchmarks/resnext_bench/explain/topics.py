@@ -89,7 +89,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
             merge_rules.cost,
             merge_rules.bound,
             merge_rules.floors,
-            merge_rules.on_vnni,
+            merge_rules.on_this_kind,
             merge_rules.for_tensorrt,
             past_rules.merged_measured,
         ),

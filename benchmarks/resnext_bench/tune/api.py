@@ -14,7 +14,7 @@ from pathlib import Path
 from resnext.artifact.files import check_destination
 from resnext.artifact.manifest import WeightsRecord
 from resnext.errors import BadInput, GateFailed, MissingRequirement
-from resnext.machine.environment import Environment, record_environment
+from resnext.machine.environment import Environment, cpu_features, record_environment
 from resnext.machine.nvml import open_nvml
 from resnext.machine.threads import thread_budget
 from resnext.network.config import variant_name
@@ -160,8 +160,9 @@ def tune_artifact(
         environment = record_environment(nvml)
         base = _base(request, environment, command)
         refusal = static_refusals(request, _limits(request, environment, deadline, progress))
-        board = Board(request, refusal)
-        for point in (*baselines(request), *points(request, chosen, refusal)):
+        features = cpu_features()
+        board = Board(request, refusal, features)
+        for point in (*baselines(request), *points(request, chosen, refusal, features)):
             board.add(point)
         spent_s = 0.0
         if earlier is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from resnext.artifact.manifest import Manifest
@@ -12,6 +12,7 @@ from resnext_bench.stats import LEAST_SAMPLES, percentile_bound
 from resnext_export import recorded_widths
 
 from .gates import KINDS, with_actual
+from .known import told
 from .recipes import bench_words, export_words, makes_choice
 from .record import CandidateRecord, GateRecord
 from .request import Request, threads_of
@@ -28,12 +29,16 @@ class Board:
         request: what was asked for.
         refusal: what is known against a point before it is built: what cannot be made has no
             commands.
+        features: of the processor, in the kernel's names.
     """
 
     def __init__(
-        self, request: Request, refusal: Callable[[Point], Refusal | None] = lambda _: None
+        self,
+        request: Request,
+        refusal: Callable[[Point], Refusal | None] = lambda _: None,
+        features: Collection[str] = (),
     ) -> None:
-        self._request, self._refusal = request, refusal
+        self._request, self._refusal, self._features = request, refusal, features
         self.points: dict[str, Point] = {}
         self._records: dict[str, CandidateRecord] = {}
 
@@ -60,6 +65,7 @@ class Board:
             batch=point.batch,
             threads=threads_of(point.threads),
             streams=point.streams,
+            prior=told(point.prior(self._features), point.merge),
             outcome="baseline" if point.live else "not-measured",
             export_command=() if refused else export_words(point, self._request),
             bench_command=() if refused else bench_words(point, self._request),

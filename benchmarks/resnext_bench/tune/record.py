@@ -74,6 +74,8 @@ class CandidateRecord(Strict):
         batch: images in one run.
         threads: CPU threads.
         streams: requests in flight.
+        prior: what is known of its merge on other processors of this kind, and whether it is tried
+            early or late for that; "" if nothing is known, and in older files.
         outcome: what became of it.
         reason: why it fell, in one sentence; "" for the pick.
         hint: what to do about it; "" if nothing.
@@ -107,6 +109,7 @@ class CandidateRecord(Strict):
     batch: Several
     threads: Several
     streams: Several = 1
+    prior: str = ""
     outcome: Outcome
     reason: str = ""
     hint: str = ""

@@ -12,6 +12,7 @@ from resnext_bench.report.grid import UNLIMITED, draw, printed
 from . import fallen
 from .columns import HEADINGS, LEFT, ON_FRONT, cells, dropped_first
 from .commands import BUILD_TIMED, RUN, commands, on_front
+from .known import KNOWN, priors
 from .record import CandidateRecord, TuneRecord
 from .standing import confirmed
 from .verdict import race, verdict
@@ -82,6 +83,7 @@ def show(record: TuneRecord, console: Screen, *, spell: Callable[[str], str] = s
     if record.pick is None:
         section("Nearest misses", fallen.nearest(record))
     section(fallen.heading(record), fallen.reasons(record))
+    section(KNOWN, priors(record))
     for one in on_front(record):
         known, picked = commands(record, one), one.name == record.pick
         if known:

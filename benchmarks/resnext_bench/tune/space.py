@@ -5,7 +5,7 @@ and what is refused before anything is built.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -27,9 +27,11 @@ from resnext.runtimes.registry import (
 from resnext_bench.cases import Candidate, Merge, Method, merge_problem
 from resnext_bench.limits.floors import floors
 from resnext_bench.limits.needed import Limits
+from resnext_bench.merge_priors import Prior, prior_of
 from resnext_bench.plan import Case, in_flight
 
 from .gates import KINDS, with_actual
+from .known import ranks_back
 from .record import GateRecord, Outcome
 from .request import Request, threads_of
 
@@ -100,6 +102,12 @@ class Point:
             merge=self.merge,
             method=None if self.method == METHODS[0] else self.method,
         )
+
+    def prior(self, features: Collection[str]) -> Prior | None:
+        """What merging groups gained on other processors with ``features``; None if nothing is
+        known.
+        """
+        return prior_of(features, self.backend, self.precision)
 
     def build_cost(self) -> int:
         """How long its artifact takes, as a rank: 0 plain ONNX, 1 a half precision, 2 a
@@ -206,10 +214,12 @@ def points(
     request: Request,
     backends: Sequence[str],
     refusal: Callable[[Point], Refusal | None] = lambda _: None,
+    features: Collection[str] = (),
 ) -> tuple[Point, ...]:
     """Every point, cheapest first: by `Point.build_cost`, and one more for each batch size, number
     of threads and of streams after the first, since a further setting takes no build, but time to
-    prove.
+    prove. A width that was faster on another processor of this kind comes right after the unmerged
+    network, and merges come late where none was (`resnext_bench.merge_priors`).
 
     What is refused at the first setting is there once, and not at the others. A number of streams
     that a runtime cannot have is left out, unless it can have none of them.
@@ -218,6 +228,7 @@ def points(
         request: precisions and settings.
         backends: names of runtimes.
         refusal: what is known against a point.
+        features: of the processor, in the kernel's names.
     """
     found: list[tuple[int, Point]] = []
     for backend in backends:
@@ -225,7 +236,7 @@ def points(
         settings = list(product(request.batches, request.threads, streams or request.streams))
         for precision in request.precisions:
             method = METHODS[0] if precision in QUANTIZED else None
-            for merge in merges_of(backend):
+            for merge in merges_of(backend, precision, features):
                 variant = [
                     (place, Point(backend, precision, merge, method, *setting))
                     for place, setting in enumerate(settings)
@@ -236,7 +247,12 @@ def points(
                         break  # what is not run unmerged is not run merged
                 else:
                     found += variant
-    ordered = sorted(found, key=lambda each: each[0] + each[1].build_cost())
+    ordered = sorted(
+        found,
+        key=lambda each: (
+            each[0] + each[1].build_cost() + ranks_back(each[1].prior(features), each[1].merge)
+        ),
+    )
     return tuple(point for _, point in ordered)
 
 
@@ -253,9 +269,15 @@ def _can_stream(backend: str, streams: int, request: Request) -> bool:
     return True
 
 
-def merges_of(backend: str) -> tuple[Merge, ...]:
-    """Widths of groups to try on ``backend``: as they are, and what it takes."""
-    return (None, WIDTH if merge_problem(backend, "auto") is not None else "auto")
+def merges_of(
+    backend: str, precision: Precision = "fp32", features: Collection[str] = ()
+) -> tuple[Merge, ...]:
+    """Widths of groups to try on ``backend``: as they are, what was faster on another processor of
+    this kind, and what it takes.
+    """
+    prior = prior_of(features, backend, precision)
+    paid = () if prior is None or prior.width is None else (prior.width,)
+    return (None, *paid, WIDTH if merge_problem(backend, "auto") is not None else "auto")
 
 
 def with_method(point: Point, method: Method) -> Point:

@@ -33,6 +33,7 @@ Examples:
   resnext-export --format onnx --model resnext101_32x8d --weights checkpoint.pth --output out/
   resnext-export --format openvino
   resnext-export --format pt2 --batch 8             compiled ahead of time by PyTorch
+  resnext-export --format pt2 --device cuda --precision fp16 --kernels fused
   resnext-export --format trt --precision fp16 --batch 1:8:64
   resnext-export --format trt --batch 1,64:64:256   two optimization profiles
   resnext-export --format trt-rtx --target sm_89    ahead of time, for other machines' GPUs

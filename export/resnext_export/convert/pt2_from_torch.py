@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,10 @@ from torch.export.pt2_archive import PT2ArchiveWriter
 from torch.export.pt2_archive.constants import AOTINDUCTOR_DIR, EXTRA_DIR
 
 from resnext.artifact.manifest import BatchRange
-from resnext.artifact.records import PackageLayer, PackageRecord
+from resnext.artifact.records import KernelsFrom, PackageRecord
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import GateFailed, MissingRequirement, SessionFailed, UsageError
 from resnext.network.forms import fold_batch_norms
-from resnext.network.layers import layers as weighted_layers
 from resnext.precision import PRECISIONS, Precision
 from resnext.runtimes.pt2.package import RECORD_NAME
 from resnext.runtimes.pt2.record import cpu_flags, this_host
@@ -31,13 +31,10 @@ from resnext.storage import scratch_folder
 from resnext.weights.spec import Weights, load_model
 
 from .onnx_from_torch import INPUT_NAME, OUTPUT_NAME, PixelInput
+from .pt2_graph import check_as_requested, graph_layers, toolkit_kernels
 
 #: What the runtime of packages runs.
 _PRECISIONS = RUNTIMES["pt2"].precisions
-_OPS: Mapping[str, Literal["Conv", "Gemm"]] = {
-    "aten.conv2d.default": "Conv",
-    "aten.linear.default": "Gemm",
-}
 #: x86-64 levels (System V psABI), best first, by the Linux kernel's names. A package compiled for a
 #: level runs on every processor that has it; PyTorch's default, ``native``, is the building machine
 #: only.
@@ -65,6 +62,14 @@ _LEVELS = {
 }
 #: Calls of library kernels in the code that Inductor generates.
 _KERNEL = re.compile(r"\baoti_torch_(?:cpu|cuda)_(\w*(?:conv|linear|mm)\w*)\(")
+#: Calls of the toolkit's kernels in it, not the functions that are called, which return void.
+_OUR_KERNEL = re.compile(
+    r"(?<!void )\bcall_(grouped_conv3x3|pointwise|max_pool)_kernel(?:_\d+)?\(", re.ASCII
+)
+#: What the toolkit's kernels can do, of what packages can.
+_FUSED_PRECISION: Precision = "fp16"
+#: The oldest compute capability that the kernels are compiled and checked for.
+_OLDEST_GPU = (8, 0)
 
 #: The linker's build ID in a library: a digest of 20 bytes over everything that it linked.
 _BUILD_ID = re.compile(rb"(\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0).{20}", re.DOTALL)
@@ -80,6 +85,24 @@ class HalfInside(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N x classes, float32) of float32 ``images``."""
         logits: Tensor = self.model(images.half())
+        return logits.float()
+
+
+class FusedInside(nn.Module):
+    """A network on the toolkit's kernels between float32 images and float32 logits.
+
+    Args:
+        model: the network, in float16, its biases in float32.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N x classes, float32) of float32 ``images``."""
+        half = images.half().contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.model(half)
         return logits.float()
 
 
@@ -104,6 +127,7 @@ def pt2_from_torch(
     bake_preprocessing: bool = False,
     precision: Precision = "fp32",
     device: Literal["cpu", "cuda"] = "cpu",
+    kernels: KernelsFrom = "inductor",
     metadata: Mapping[str, str] | None = None,
 ) -> PackageRecord:
     """Trace the network, fold its batch norms, compile it, and write code and weights to ``path``.
@@ -118,6 +142,8 @@ def pt2_from_torch(
         bake_preprocessing: take uint8 N x H x W x C pixels instead of float32 N x C x H x W images.
         precision: of weights and activations; input and output stay float32 (or uint8 pixels).
         device: the device to compile for; ``cuda`` needs the GPU.
+        kernels: whose kernels run the blocks; ``fused`` are the toolkit's own, with tiles for
+            ``batch.opt`` images.
         metadata: facts that Python and C++ programs can read from the loaded package, by
             ``get_metadata``.
 
@@ -126,13 +152,13 @@ def pt2_from_torch(
         processor's instructions or the GPU's compute capability.
 
     Raises:
-        UsageError: another precision than fp32 or fp16.
-        MissingRequirement: no C++ compiler, or no CUDA device.
-        GateFailed: torch.export's graph is not as requested: batch fixed, batch norms not folded,
-            layers missing.
+        UsageError: another precision than fp32 or fp16, or one that ``kernels`` do not take.
+        MissingRequirement: no C++ compiler, no CUDA device, or no Triton for ``kernels``.
+        GateFailed: torch.export's graph is not as requested (batch fixed, batch norms not folded,
+            layers missing), or the compiled code does not call the kernels in it.
         SessionFailed: the compiler failed.
     """
-    refuse_if_not_compilable(precision, device)
+    refuse_if_not_compilable(precision, device, kernels)
     config = weights.config
     size = batch.opt if batch.static else max(2, batch.opt)  # torch.export would specialize on 1
     shape: tuple[int, ...] = (config.in_channels, *config.input_size)
@@ -140,9 +166,7 @@ def pt2_from_torch(
     if bake_preprocessing:
         shape, dtype = (*config.input_size, config.in_channels), "uint8"
     example = torch.zeros(size, *shape, dtype=getattr(torch, dtype), device=device)
-    model: nn.Module = ChannelsLast(fold_batch_norms(load_model(weights)))
-    if PRECISIONS[precision].half:
-        model = HalfInside(model)
+    model, plain = _network(weights, batch, precision, kernels)
     if bake_preprocessing:
         model = PixelInput(model, weights.preprocessing)
     with (
@@ -153,14 +177,16 @@ def pt2_from_torch(
         _temporary_cache() as cache,
     ):
         program = _traced(model.eval().to(device), example, batch)
-        layers = _layers(program)
-        _check_as_requested(program, layers, weights, batch, precision)
+        layers = graph_layers(program)
+        check_as_requested(program, layers, config, batch, precision, plain)
         # A one-channel image has the same bytes in both layouts. With a symbolic batch, Inductor
         # (2.13) then takes the frozen stem's output for contiguous, although its kernel writes
         # channels-last: wrong logits.
         frozen = device == "cpu" and (batch.static or config.in_channels > 1)
         target, flags = _target()
         files = _compiled(program, example, {"freezing": frozen, **target}, metadata or {})
+        called = _kernels(files)
+        _check_called(toolkit_kernels(program), called)
         host, first = this_host(), batch.min if batch.static else None
         record = PackageRecord(
             torch=host.torch,
@@ -179,27 +205,71 @@ def pt2_from_torch(
             ),
             frozen=frozen,
             layers=layers,
-            kernels=_kernels(files),
+            kernels=called,
+            kernels_from=kernels,
         )
         _write(path, files, record, cache)
     return record
 
 
-def refuse_if_not_compilable(precision: Precision, device: Literal["cpu", "cuda"]) -> None:
+def refuse_if_not_compilable(
+    precision: Precision, device: Literal["cpu", "cuda"], kernels: KernelsFrom = "inductor"
+) -> None:
     """Check what can be checked before any weights are loaded.
 
     Raises:
-        UsageError: another precision than fp32 or fp16.
-        MissingRequirement: PyTorch is too old, there is no C++ compiler, no CUDA device, or no CUDA
-            toolkit.
+        UsageError: another precision than fp32 or fp16, or one that ``kernels`` do not take.
+        MissingRequirement: PyTorch is too old, there is no C++ compiler, no CUDA device, no CUDA
+            toolkit, or no Triton for ``kernels``, or the device is too old for them.
     """
     if precision not in _PRECISIONS:
         able = " or ".join(_PRECISIONS)
         raise UsageError(f"a .pt2 package is made in {able}, not in {precision}")
+    if kernels == "fused":
+        _refuse_if_not_fusible(precision, device)
     with _quiet():
         problem = obstacle(device)
     if problem is not None:
         raise MissingRequirement(problem.message, hint=problem.hint)
+    if kernels == "fused" and (found := torch.cuda.get_device_capability()) < _OLDEST_GPU:
+        raise MissingRequirement(
+            f"the fused kernels need compute capability {_OLDEST_GPU[0]}.{_OLDEST_GPU[1]}, and"
+            f" {torch.cuda.get_device_name()} has {found[0]}.{found[1]}",
+            hint="use `kernels` inductor",
+        )
+
+
+def _refuse_if_not_fusible(precision: Precision, device: Literal["cpu", "cuda"]) -> None:
+    if device != "cuda":
+        raise UsageError(
+            f"the fused kernels run on a GPU, not on {device}: use `device` cuda, or drop `kernels`"
+        )
+    if precision != _FUSED_PRECISION:
+        raise UsageError(
+            f"the fused kernels of a package compute in {_FUSED_PRECISION}, not in {precision}: use"
+            f" `precision` {_FUSED_PRECISION}, or drop `kernels`"
+        )
+    if find_spec("triton") is None:
+        raise MissingRequirement(
+            "the fused kernels are compiled by Triton, which is not installed",
+            hint="pip install triton (CUDA builds of torch bring theirs), or drop `kernels`",
+        )
+
+
+def _network(
+    weights: Weights, batch: BatchRange, precision: Precision, kernels: KernelsFrom
+) -> tuple[nn.Module, tuple[str, ...] | None]:
+    """The network to trace, and what the toolkit's kernels do not take of it; None if they were not
+    asked for.
+    """
+    model = load_model(weights)
+    if kernels == "fused":
+        from resnext.kernels.network import fused_network
+
+        fused = fused_network(model, batch.opt, torch.float16)
+        return FusedInside(fused), tuple(fused.plain)
+    network: nn.Module = ChannelsLast(fold_batch_norms(model))
+    return HalfInside(network) if PRECISIONS[precision].half else network, None
 
 
 def _traced(model: nn.Module, example: Tensor, batch: BatchRange) -> torch.export.ExportedProgram:
@@ -207,54 +277,6 @@ def _traced(model: nn.Module, example: Tensor, batch: BatchRange) -> torch.expor
         None if batch.static else ({0: torch.export.Dim("batch", min=batch.min, max=batch.max)},)
     )
     return torch.export.export(model, (example,), dynamic_shapes=dynamic)
-
-
-def _layers(program: torch.export.ExportedProgram) -> tuple[PackageLayer, ...]:
-    """Convolutions and classifier of the graph, each with its module."""
-    layers = []
-    for node in program.graph.nodes:
-        if op := _OPS.get(str(node.target)):
-            # The innermost of the calling modules: (path, class).
-            module = [path for path, _ in node.meta["nn_module_stack"].values()][-1].replace(
-                "model.", ""
-            )
-            dtypes = {
-                str(value.meta["val"].dtype).removeprefix("torch.")
-                for value in (node, *node.args[:2])
-            }
-            layers.append(PackageLayer(module=module, op=op, dtype="+".join(sorted(dtypes))))
-    return tuple(layers)
-
-
-def _check_as_requested(
-    program: torch.export.ExportedProgram,
-    layers: tuple[PackageLayer, ...],
-    weights: Weights,
-    batch: BatchRange,
-    precision: Precision,
-) -> None:
-    graph = program.graph
-    (name,) = program.graph_signature.user_inputs
-    first = next(node for node in graph.nodes if node.name == name).meta["val"].shape[0]
-    if isinstance(first, int) != batch.static:
-        raise GateFailed(
-            f"torch.export fixed the batch at {first}",
-            hint="upgrade torch, or use a static `batch`",
-        )
-    if norms := [node for node in graph.nodes if "batch_norm" in str(node.target)]:
-        raise GateFailed(
-            f"{len(norms)} batch norms were not folded into a convolution, first {norms[0].name}"
-        )
-    expected = {layer.name for layer in weighted_layers(weights.config)}
-    if differ := sorted(expected ^ {layer.module for layer in layers}):
-        raise GateFailed(
-            f"torch.export lost or added {len(differ)} layers, first {differ[0]}",
-            hint="upgrade torch",
-        )
-    if odd := [layer for layer in layers if layer.dtype != PRECISIONS[precision].weight_dtype]:
-        raise GateFailed(
-            f"{len(odd)} layers are not {precision}, first {odd[0].module} with {odd[0].dtype}"
-        )
 
 
 def _target() -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -327,11 +349,29 @@ def _lasting_names() -> Iterator[None]:
 
 
 def _kernels(files: list[Path]) -> dict[str, int]:
-    """Library kernels that the generated code calls for convolutions and matrix products."""
+    """Library kernels that the generated code calls for convolutions and matrix products, and the
+    toolkit's kernels.
+    """
     text = "".join(
         file.read_text(encoding="utf-8") for file in files if file.name.endswith("wrapper.cpp")
     )
-    return dict(Counter(_KERNEL.findall(text)))
+    return dict(Counter([*_KERNEL.findall(text), *_OUR_KERNEL.findall(text)]))
+
+
+def _check_called(traced: Mapping[str, int], called: Mapping[str, int]) -> None:
+    """Compare kernels in the graph with calls in the compiled code.
+
+    An operator of the toolkit computes by PyTorch's convolution what its kernel does not take.
+
+    Raises:
+        GateFailed: the code calls more or fewer.
+    """
+    for name, count in traced.items():
+        if (found := called.get(name, 0)) != count:
+            raise GateFailed(
+                f"the compiled code calls the kernel {name} {found} times instead of {count}",
+                hint="use `kernels` inductor",
+            )
 
 
 def _write(path: Path, files: list[Path], record: PackageRecord, cache: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from resnext.artifact.files import Artifact
 from resnext.artifact.identity import file_facts
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from resnext_export.request import ExportRequest
 
 FILE_NAME = "model.pt2"
-Device = Literal["cpu", "cuda"]
 
 
 class PackageBuilder(Builder):
@@ -39,17 +38,24 @@ class PackageBuilder(Builder):
     def prepare(self, request: ExportRequest) -> str:
         """Look for a compiler, and for the device."""
         with working("looking for a compiler"):
-            converter.refuse_if_not_compilable(request.precision or DEFAULT, _device(request))
+            options = _options(request)
+            converter.refuse_if_not_compilable(
+                request.precision or DEFAULT, options.device, options.kernels
+            )
         return request.format
 
     def key(self, request: ExportRequest, weights: Network) -> Mapping[str, Any]:  # noqa: ARG002
-        """PyTorch's version, and the processor or GPU; the ONNX libraries do not matter."""
+        """PyTorch's version, Triton's where it compiles the toolkit's kernels, and the processor or
+        GPU; the ONNX libraries do not matter.
+        """
+        options = _options(request)
         host, gpus = this_host(), this_machine().driver.gpus
         return {
             "toolkit": __version__,
             **asdict(host),
             "cpu_flags": sorted(host.cpu_flags),
-            "gpu": gpus[0].name if gpus and _device(request) == "cuda" else None,
+            "gpu": gpus[0].name if gpus and options.device == "cuda" else None,
+            **versions_of(_compilers(options)),
         }
 
     def usable(self, manifest: Manifest) -> bool:
@@ -82,7 +88,7 @@ class PackageBuilder(Builder):
         assert source is weights
         known = weights_of(weights)
         (batch,) = request.profiles()
-        precision, device = request.precision or DEFAULT, _device(request)
+        precision, options = request.precision or DEFAULT, _options(request)
         baked = request.bake_preprocessing
         metadata = {
             "resnext.model": variant_name(known.config) or "custom",
@@ -95,14 +101,15 @@ class PackageBuilder(Builder):
                 class_names=known.class_names,
             ),
         }
-        with working(f"compiling for {device}, half a minute or more"):
+        with working(f"compiling for {options.device}, half a minute or more"):
             record = converter.pt2_from_torch(
                 known,
                 batch,
                 folder / FILE_NAME,
                 bake_preprocessing=baked,
                 precision=precision,
-                device=device,
+                device=options.device,
+                kernels=options.kernels,
                 metadata=metadata,
             )
         facts = {
@@ -118,7 +125,7 @@ class PackageBuilder(Builder):
         versions = {
             "resnext-toolkit": __version__,
             "torch": record.torch,
-            **versions_of(("numpy",)),
+            **versions_of(("numpy", *_compilers(options))),
         }
 
         def proven(artifact: Artifact) -> CheckRecord:
@@ -127,6 +134,11 @@ class PackageBuilder(Builder):
         return Built(FILE_NAME, facts, versions, proven)
 
 
-def _device(request: ExportRequest) -> Device:
+def _options(request: ExportRequest) -> PackageOptions:
     assert isinstance(request.options, PackageOptions)
-    return request.options.device
+    return request.options
+
+
+def _compilers(options: PackageOptions) -> tuple[str, ...]:
+    """Compilers beside PyTorch's that change what is made."""
+    return ("triton",) if options.kernels == "fused" else ()

@@ -429,7 +429,7 @@ def _elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     if "cli.export tune" in request.node.name:  # few candidates, and no further processes
-        monkeypatch.setattr("resnext_bench.tune.space.merges_of", lambda _: (None,))
+        monkeypatch.setattr("resnext_bench.tune.space.merges_of", lambda *_: (None,))
         monkeypatch.setattr("resnext_bench.tune.api.FreshProcesses", lambda *_: FakeConfirmer())
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

@@ -33,6 +33,7 @@ from resnext.verify.parity import Parity, compare, gate_for
 from resnext.weights.spec import Weights, load_weights
 from resnext_export.convert import pt2_from_torch as module
 from resnext_export.convert.pt2_from_torch import pt2_from_torch
+from resnext_export.convert.pt2_graph import graph_layers
 
 ANY = BatchRange(min=1, opt=8, max=None)
 needs_compiler = pytest.mark.skipif(
@@ -333,8 +334,7 @@ def test_a_batch_that_was_fixed_is_refused(
 def test_a_layer_that_is_lost_is_refused(
     digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = module._layers
-    monkeypatch.setattr(module, "_layers", lambda program: found(program)[1:])
+    monkeypatch.setattr(module, "graph_layers", lambda program: graph_layers(program)[1:])
     with pytest.raises(GateFailed, match="lost or added 1 layers, first conv1"):
         pt2_from_torch(digits, ANY, tmp_path / "model.pt2")
 

@@ -20,6 +20,7 @@ from exported import export_pt2
 from fakes.package import FakeLoader, fake_package, fake_pt2_from_torch, record_here
 from resnext.artifact.files import Artifact, read_artifact
 from resnext.artifact.manifest import BatchRange
+from resnext.artifact.records import KernelsFrom
 from resnext.artifact.trust import remember_built
 from resnext.cli import classify, parity
 from resnext.errors import MissingRequirement, SessionFailed
@@ -29,7 +30,11 @@ from resnext.runtimes.pt2.record import this_host
 from resnext.runtimes.pt2.toolchain import obstacle
 from resnext.weights.spec import Weights, load_model
 from resnext_export.cli.export import main
+from resnext_export.command import export_command
 from resnext_export.convert import pt2_from_torch as converter
+from resnext_export.options import options_of
+from resnext_export.registry import PackageOptions
+from resnext_export.request import ExportRequest
 
 PICTURE = (
     Path(__file__).parents[3] / "resnext" / "weights" / "shipped" / "images" / "digits" / "7_7.png"
@@ -106,6 +111,28 @@ def test_options_reach_the_converter(tmp_path: Path) -> None:
     assert "resnext-parity --artifact DIR --backend pt2" in result.stdout
     manifest = read_artifact(tmp_path / "out").manifest
     assert (manifest.precision, str(manifest.batch), manifest.check) == ("fp16", "2..6", None)
+
+
+@pytest.mark.usefixtures("loaders")
+def test_fused_kernels_reach_the_converter_and_whatever_is_said_of_the_package(
+    tmp_path: Path,
+) -> None:
+    words = ("--device", "cuda", "--precision", "fp16", "--kernels", "fused", "--no-check")
+    result = export("--output", tmp_path / "out", "--sbom", tmp_path / "sbom.json", *words)
+    assert result.exit_code == 0, result.output
+    artifact = read_artifact(tmp_path / "out")
+    manifest = artifact.manifest
+    assert manifest.package is not None
+    assert manifest.package.kernels_from == "fused"
+    assert set(manifest.versions) == {"resnext-toolkit", "torch", "triton", "numpy"}
+    assert '"name": "triton"' in (tmp_path / "sbom.json").read_text()
+    assert manifest.request is not None
+    again = export_command(ExportRequest(**manifest.request), "new")
+    assert "--device cuda --kernels fused" in again
+    shown = inspect(artifact)
+    assert ", fused kernels)" in shown.stdout.splitlines()[0]
+    facts = json.loads(inspect(artifact, "--json", "-").stdout)
+    assert facts["manifest"]["package"]["kernels_from"] == "fused"
 
 
 def test_baked_preprocessing_is_proven_on_pixels(
@@ -265,7 +292,9 @@ def test_a_damaged_file_is_exit_4_with_and_without_its_digest(
         (["--device", "tpu"], "unknown device 'tpu'; did you mean 'cpu'? Known: cpu, cuda"),
         (["--batch", "1,8"], "batch '1,8' is not"),
         (["--batch", "8:1"], "MIN <= OPT"),
+        (["--kernels", "cudnn"], "unknown kernels 'cudnn'"),
         (["--format", "onnx", "--device", "cpu"], "--device is for --format pt2"),
+        (["--format", "onnx", "--kernels", "fused"], "--kernels is for --format pt2"),
         (["--format", "trt-rtx", "--device", "cuda"], "--device is for --format pt2"),
     ],
 )
@@ -293,6 +322,28 @@ def test_a_precision_that_a_package_does_not_take_is_refused_before_weights_are_
     assert result.exit_code == 2, result.output
     assert f"made in fp32 or fp16, not in {precision}" in error(result)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--precision", "fp16"], "not on cpu: use --device cuda, or drop --kernels"),
+        (["--device", "cuda"], "not in fp32: use --precision fp16, or drop --kernels"),
+    ],
+)
+def test_what_fused_kernels_do_not_take_is_refused_before_weights_are_loaded(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnext.weights.spec.load_weights", None)
+    result = export("--kernels", "fused", *words, "--output", tmp_path / "out")
+    assert result.exit_code == 2, result.output
+    assert told in error(result)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_kernels_of_a_request_are_those_that_the_record_takes() -> None:
+    _, annotation = options_of(PackageOptions)["kernels"]
+    assert str(KernelsFrom) in str(annotation)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

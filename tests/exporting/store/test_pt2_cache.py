@@ -94,7 +94,10 @@ def test_whatever_changes_the_bytes_gets_another_entry(
         monkeypatch.setattr(pt2, "this_host", lambda other=other: other)
         entries.append(entry(digits, 3, tmp_path))
     entries.append(entry(digits, 3, tmp_path, device="cuda"))
-    assert len(set(entries)) == len(entries) == 6
+    entries.append(entry(digits, 3, tmp_path, device="cuda", kernels="fused"))
+    monkeypatch.setattr(pt2, "versions_of", lambda names: dict.fromkeys(names, "9.0"))
+    entries.append(entry(digits, 3, tmp_path, device="cuda", kernels="fused"))
+    assert len(set(entries)) == len(entries) == 8
 
 
 def test_a_package_for_cuda_is_for_the_gpu_that_is_here(

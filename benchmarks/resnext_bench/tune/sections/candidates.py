@@ -50,4 +50,5 @@ def _cell(one: CandidateRecord, heading: str, text: str) -> Markup | str:
 
 
 def _why(row: Entry) -> Markup:
-    return prose("; ".join(filter(None, (row.candidate.reason, row.candidate.hint))))
+    one = row.candidate
+    return prose("; ".join(filter(None, (one.reason, one.hint, one.prior))))
