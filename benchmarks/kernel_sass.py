@@ -244,7 +244,7 @@ def read(sass: str) -> tuple[Code, tuple[Code, ...]]:
     lines = list(_LINE.finditer(sass))
     places, names = [int(line["address"], 16) for line in lines], [line["name"] for line in lines]
     # Behind the last exit are the halves of waits that are seldom run, then padding.
-    last = max(index for index, name in enumerate(names) if name == "EXIT")
+    last = max((index for index, name in enumerate(names) if name == "EXIT"), default=0)
     loops: dict[int, int] = {}
     for index, line in enumerate(lines[:last]):
         target = re.search(r"0x([0-9a-f]+)\s*$", line["operands"].rstrip())

@@ -76,7 +76,7 @@ def launch(
         IMAGES=tile.images,
         COLUMNS=tile.columns,
         ROWS=tile.rows,
-        AHEAD=tile.stages == 1,
+        AHEAD=tile.stages == 1 and tile.rows > 1,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )

@@ -11,7 +11,7 @@ from .pointwise import ProductTile
 _BUSY = 264
 #: By merged width: pixels of a convolution's tile, warps, stages.
 _CONVS = {
-    16: ((64, 4, 1), (64, 4, 2), (128, 8, 1)),
+    16: ((64, 4, 1), (64, 4, 2)),
     32: ((64, 4, 1), (64, 4, 2), (128, 8, 1)),
     64: ((16, 4, 1), (32, 8, 1)),
 }
@@ -96,6 +96,8 @@ def conv_choices(shape: ConvShape) -> list[ConvChoice]:
         for pixels, warps, stages in _CONVS[width]:
             columns = min(_power(shape.out_columns), pixels)
             images = max(min(pixels // columns, _power(shape.batch)), -(-16 // columns))
+            if warps > 4 and images * columns < pixels:  # too few pixels for the warps
+                continue
             programs = (
                 -(-shape.batch // images)
                 * -(-shape.out_columns // columns)
@@ -104,6 +106,10 @@ def conv_choices(shape: ConvShape) -> list[ConvChoice]:
             # As many programs as run at a time, not a few more.
             strips = min(shape.out_height, max(1, _BUSY * 64 // width // programs))
             rows = -(-shape.out_height // strips)
+            if rows == 1 and stages > 1:  # nothing to be ahead of
+                continue
+            # 8 channels, 16 bytes, for each thread.
+            warps = min(warps, max(1, images * columns * width // 256))
             choices.append(ConvChoice(width, ConvTile(images, columns, rows, warps, stages)))
     return list(dict.fromkeys(choices))
 
@@ -125,7 +131,7 @@ def product_choices(shape: ProductShape) -> list[ProductTile]:
         len(fitting) - 1,
     )
     near = sorted(range(len(fitting)), key=lambda index: abs(index - first))
-    return [fitting[index] for index in near[:4]]
+    return [fitting[index] for index in near[:3]]
 
 
 def _power(number: int) -> int:
