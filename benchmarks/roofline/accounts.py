@@ -10,9 +10,7 @@ from resnext.kernels.tiles import ConvShape
 from resnext.network.config import ResNeXtConfig
 from resnext.network.layers import layers
 
-from .launches import Launch
-
-_WIDTH = 2
+from .launch import WIDTH, Launch
 
 
 def differences(
@@ -30,7 +28,7 @@ def differences(
     # What PyTorch's convolutions leave to passes of their own.
     written = {layer.name: layer.output_values for layer in layers(config)}
     after = [each.name for each in launches if each.name.endswith((" bias", " ReLU"))]
-    expected |= {name: 2 * _WIDTH * batch * written[name.split()[0]] for name in after}
+    expected |= {name: 2 * WIDTH * batch * written[name.split()[0]] for name in after}
     counted: Counter[str] = Counter()
     for launch in launches:
         counted[launch.name] += launch.bytes
@@ -50,7 +48,7 @@ def saved_bytes(config: ResNeXtConfig, batch: int) -> Mapping[str, int]:
     every = list(layers(config))
     projections = sum(each.output_values for each in every if "downsample" in each.name)
     stem = every[0].output_values if config.stem == "imagenet" else 0
-    return {"projection": 2 * _WIDTH * batch * projections, "pool": 2 * _WIDTH * batch * stem}
+    return {"projection": 2 * WIDTH * batch * projections, "pool": 2 * WIDTH * batch * stem}
 
 
 def _bytes_by_launch(
@@ -74,4 +72,4 @@ def _bytes_by_launch(
             else:
                 values[name] += projection.inputs * math.prod(layer.out_size)
                 weights[name] += projection.weights
-    return {name: _WIDTH * (batch * values[name] + weights[name]) for name in values}
+    return {name: WIDTH * (batch * values[name] + weights[name]) for name in values}

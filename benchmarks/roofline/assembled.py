@@ -10,7 +10,7 @@ from resnext.kernels.grouped_conv3x3 import ConvTile
 from resnext.kernels.pointwise import ProductTile
 from resnext.kernels.tiles import ConvChoice, ConvShape, ProductShape
 
-from .launches import Launch
+from .launch import Launch
 
 #: Compute capability of an H100 and an H200, times ten.
 _HOPPER = 90

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from .launches import Launch
+from .launch import Launch
 from .machines import (
     ISSUED_CYCLE,
     L1_BYTES_CYCLE,

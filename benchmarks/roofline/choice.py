@@ -6,7 +6,7 @@ from resnext.kernels.pointwise import ProductTile
 from resnext.kernels.tiles import ConvChoice, ConvShape, ProductShape
 
 from .bounds import predict
-from .launches import Launch, grouped_launch, product_launch
+from .launch import Launch, grouped_launch, product_launch
 from .machines import Assumed, Machine
 
 

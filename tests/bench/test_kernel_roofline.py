@@ -14,15 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kernel_roofline import (
-    BLOCK,
-    COMPILED_US,
-    SHOWN,
-    goals_table,
-    launches_table,
-    main,
-    predicted,
-)
+from kernel_roofline import BLOCK, main
 from kernel_roofline import updated as updated_text
 from resnext.kernels import pool
 from resnext.kernels.grouped_conv3x3 import ConvTile
@@ -35,8 +27,11 @@ from roofline.accounts import differences, saved_bytes
 from roofline.assembled import assembled
 from roofline.bounds import MISSES, predict, resident
 from roofline.choice import OnPaper
-from roofline.launches import Launch, Read, grouped_launch, launches, product_launch
+from roofline.launch import Launch, Read, grouped_launch, product_launch
+from roofline.launches import launches
 from roofline.machines import ASSUMED, MACHINES, Assumed, Machine
+from roofline.sums import COMPILED_US, predicted
+from roofline.tables import SHOWN, goals_table, launches_table
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results" / "fused-kernels.md"
@@ -216,7 +211,7 @@ def test_sums_add_up_and_grow_with_the_batch() -> None:
 
 def test_wrong_bytes_end_the_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     found = launches(SMALL, 1)
-    monkeypatch.setattr("kernel_roofline.untried", lambda *_: found[:-1])
+    monkeypatch.setattr("roofline.sums.untried", lambda *_: found[:-1])
     with pytest.raises(ValueError, match=r"batch 1: bytes .* differ: \{'fc': "):
         list(predicted(SMALL, ["h100"], ["fp16"], [1]))
 
