@@ -11,6 +11,7 @@ share a row. `tests/bench/test_kernel_table.py` holds the table, and the choices
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -162,9 +163,11 @@ def row(kernel: CompiledKernel) -> dict[str, str]:
         "loop_products": loop.tensor,
         "loop_instructions": loop.instructions,
         "loads16": loads.get(16, 0),
-        "loads_narrow": sum(loads.values()) - loads.get(16, 0),
+        "loads8": loads.get(8, 0),
+        "loads_narrow": sum(each for width, each in loads.items() if width < 8),
         "stores16": stores.get(16, 0),
-        "stores_narrow": sum(stores.values()) - stores.get(16, 0),
+        "stores8": stores.get(8, 0),
+        "stores_narrow": sum(each for width, each in stores.items() if width < 8),
         "loop_shared_stores": loop.count("STS"),
         "loop_shared_loads": loop.count("LDS", "LDSM"),
         "loop_barriers": loop.count("BAR"),
@@ -175,18 +178,34 @@ def row(kernel: CompiledKernel) -> dict[str, str]:
     return {name: str(each) for name, each in values.items()}
 
 
+def places(wanted: Mapping[str, Launch]) -> list[Key]:
+    """Rows of ``wanted`` kernels: float16 for every architecture, and bfloat16 on sm_90 for the
+    first choices at batch 64.
+    """
+    keys = [Key(name, arch, "fp16") for arch in LIMITS for name in wanted]
+    firsts = {key(launch): None for launch in _firsts(64)}
+    return keys + [Key(name, 90, "bf16") for name in firsts if name in wanted]
+
+
+def differences(table: Iterable[Key], wanted: Mapping[str, Launch]) -> list[str]:
+    """What a table lacks, and what it has for nothing."""
+    has, needs = set(table), set(places(wanted))
+    return [f"no row: {each}" for each in sorted(needs - has)] + [
+        f"no choice has it: {each}" for each in sorted(has - needs)
+    ]
+
+
 def rows(
-    wanted: Mapping[str, Launch], jobs: int = 1, *, progress: bool = False
+    wanted: Mapping[str, Launch], jobs: int, *, progress: bool = False
 ) -> dict[Key, dict[str, str]]:
-    """Compile all of ``wanted``: float16 for every architecture, bfloat16 for sm_90.
+    """Compile all `places` of ``wanted``.
 
     Args:
         wanted: launches by key.
         jobs: processes.
         progress: show a bar.
     """
-    keys = [Key(name, arch, "fp16") for arch in LIMITS for name in wanted]
-    keys += [Key(name, 90, "bf16") for name in wanted]
+    keys = places(wanted)
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         found = pool.map(_row_of, ((key, wanted[key.kernel]) for key in keys))
         with click.progressbar(found, len(keys), hidden=not progress) as bar:
@@ -225,34 +244,30 @@ def broken(place: Key, each: Mapping[str, str]) -> list[str]:
         "no block fits on a multiprocessor": not number["blocks"],
         "no tensor cores": not pool and not (each["tensor"] and number["products"]),
         "a maximum loses NaN": number["plain_maxima"],
-        "no load of 16 bytes": not number["loads16"],
-        "a store of less than 16 bytes": number["stores_narrow"],
+        "no load of 8 bytes or 16": not number["loads8"] + number["loads16"],
+        "a store of less than 8 bytes": number["stores_narrow"],
     }
     return [rule for rule, is_broken in rules.items() if is_broken]
 
 
 def summary(table: Mapping[Key, dict[str, str]]) -> str:
     """A page on the first choices at batch 64."""
+    text = f"""# What the kernels compile to
+
+<!-- written by benchmarks/kernel_table.py -->
+
+Every launch that `torch-fused` may try for {NETWORK} at batch {_listed(BATCHES)},
+compiled without a GPU by Triton {triton.__version__} and its assembler: {len(table)} rows in
+[compiled.csv](kernels/compiled.csv), float16 for four architectures, and bfloat16 on sm_90 for the
+first choices at batch 64. Launches that compile to the same share a row. No kernel spills, all
+products run on tensor cores, and no maximum loses NaN; a test holds the table to the compiler and
+to these rules. Nothing on this page was measured on a GPU.
+
+The first choices at batch 64, float16. *Blocks* fit on a multiprocessor, and what limits them.
+*Loop*: instructions of a turn of the loop; of them, instructions of tensor cores and, on sm_90,
+waits for them.
+"""
     lines = [
-        "# What the kernels compile to",
-        "",
-        "<!-- written by benchmarks/kernel_table.py -->",
-        "",
-        f"Every launch that `torch-fused` may try for {NETWORK} at batch {_listed(BATCHES)},"
-        " compiled without a GPU by",
-        f"Triton {triton.__version__} and its assembler: {len(table)} rows in"
-        " [compiled.csv](kernels/compiled.csv), float16 for all four",
-        "architectures, bfloat16 for sm_90. No kernel spills, all products run on tensor cores, and"
-        " no maximum loses NaN;",
-        "a test holds the table to the compiler and to these rules. Nothing here was measured on a"
-        " GPU.",
-        "",
-        "First choices at batch 64, float16. *Blocks*: that fit on a multiprocessor. *Loop*:"
-        " instructions of a turn of the",
-        "loop, those of tensor cores among them, and waits for them (sm_90). Shapes: channels, group,"
-        " side and stride of a",
-        "convolution; inputs, outputs and the shortcut of a product.",
-        "",
         "| layer | arch | registers | shared KB | blocks | tensor cores | loop |",
         "| --- | --- | ---: | ---: | ---: | --- | --- |",
     ]
@@ -269,9 +284,10 @@ def summary(table: Mapping[Key, dict[str, str]]) -> str:
                 f" {int(each['shared_bytes']) / 1024:.1f} | {each['blocks']} ({each['limit']}) |"
                 f" {each['tensor'] or 'none'} | {loop} |"
             )
-    return "\n".join(lines) + "\n"
+    return text + "\n" + "\n".join(lines) + "\n"
 
 
+@functools.cache
 def _firsts(batch: int) -> list[Launch]:
     taken: dict[tuple[str, Shape], Launch] = {}
     for launch in launches(batches=[batch]):

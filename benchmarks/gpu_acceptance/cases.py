@@ -257,15 +257,16 @@ def compile_all(bench: Bench, ways: Mapping[str, Way]) -> None:
     called.
     """
     wanted = [way.compile for way in ways.values() if way.compile is not None]
-    if not bench.cuda:
+    if not bench.cuda or not wanted:
         return
 
     def quietly(compiled: Callable[[], object]) -> None:
         with suppress(Exception):
             compiled()
 
-    with ThreadPoolExecutor(8) as pool_of_threads:
-        list(pool_of_threads.map(quietly, wanted))
+    quietly(wanted[0])  # one alone: the first sets up Triton's driver
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(quietly, wanted[1:]))
 
 
 class _Product:

@@ -41,7 +41,7 @@ def launch(kernel: Any, x: Tensor, bias: Tensor, y: Tensor) -> None:
     )
 
 
-@triton.jit(do_not_specialize=["height", "width", "out_width", "per_image"])
+@triton.jit(do_not_specialize=["height", "width", "out_width"])
 def max_pool_kernel(
     x,
     bias,

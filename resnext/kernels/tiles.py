@@ -19,7 +19,6 @@ _CONVS = {
 #: tiles first.
 _PRODUCTS = (
     ProductTile(128, 128, 64, 8, 3),
-    ProductTile(128, 64, 64, 4, 4),
     ProductTile(64, 64, 64, 4, 4),
     ProductTile(64, 32, 64, 4, 5),
     ProductTile(64, 16, 128, 4, 4),
@@ -108,8 +107,8 @@ def conv_choices(shape: ConvShape) -> list[ConvChoice]:
             rows = -(-shape.out_height // strips)
             if rows == 1 and stages > 1:  # nothing to be ahead of
                 continue
-            # 8 channels, 16 bytes, for each thread.
-            warps = min(warps, max(1, images * columns * width // 256))
+            # At least 4 channels, 8 bytes, for each thread.
+            warps = min(warps, max(1, images * columns * width // 128))
             choices.append(ConvChoice(width, ConvTile(images, columns, rows, warps, stages)))
     return list(dict.fromkeys(choices))
 
@@ -130,8 +129,8 @@ def product_choices(shape: ProductShape) -> list[ProductTile]:
         ),
         len(fitting) - 1,
     )
-    near = sorted(range(len(fitting)), key=lambda index: abs(index - first))
-    return [fitting[index] for index in near[:3]]
+    near = (first, first + 1, first - 1)
+    return [fitting[index] for index in near if 0 <= index < len(fitting)]
 
 
 def _power(number: int) -> int:

@@ -20,6 +20,7 @@ from gpu_acceptance.cases import (
     Case,
     CompileOnly,
     Way,
+    compile_all,
     conv_case,
     grouped_layers,
     pool_case,
@@ -217,6 +218,25 @@ def test_a_kernel_is_compiled_without_a_launch() -> None:
 
     CompileOnly(Kernel())[3,](1, 2, num_warps=4)
     assert calls == [((1, 2), (3,), {"num_warps": 4})]
+
+
+def test_every_kernel_is_compiled_whatever_becomes_of_another(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+
+    def broken() -> None:
+        raise RuntimeError("out of shared memory")
+
+    ways = {
+        name: Way(ones(), choice=(1,), compile=partial(compiled.append, name)) for name in "abc"
+    }
+    ways = {"broken": Way(ones(), choice=(1,), compile=broken), "library": Way(ones()), **ways}
+    compile_all(bench, ways)  # a CPU runs other operators
+    assert compiled == []
+    monkeypatch.setattr(bench, "cuda", True)
+    compile_all(bench, ways)
+    assert sorted(compiled) == ["a", "b", "c"]
 
 
 def test_ratios_are_of_medians_of_one_group(bench: Bench) -> None:
