@@ -99,7 +99,7 @@ def test_resnext50_is_the_float64_network(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault("grouped_conv3x3", "_row(x, 2 * row + 1,", "_row(x, 2 * row,"),
+        Fault("grouped_conv3x3", "current = following +", "current = zero +"),
         Fault("pointwise", "if PROJECTED > 0:", "if PROJECTED > 1000:"),
     ],
     ids=str,

@@ -19,8 +19,8 @@ DTYPES = (torch.float16, torch.bfloat16)
 #: Each way to merge groups, and those that need none.
 MERGED = [(width, wide) for width in (4, 8, 16, 32, 64) for wide in widths(64, width)]
 SIZES = [(1, 1), (13, 9), (1, 9), (9, 1), (15, 15), (7, 5)]
-#: Rows, columns and images that divide the sizes, and that do not.
-TILES = [ConvTile(2, 8, 4, 4, 1), ConvTile(1, 16, 8, 4, 1), ConvTile(4, 4, 5, 4, 1)]
+#: Rows, columns and images that divide the sizes, and that do not; with rows copied ahead, too.
+TILES = [ConvTile(2, 8, 4, 4, 1), ConvTile(1, 16, 8, 4, 2), ConvTile(4, 4, 5, 4, 2)]
 
 
 def odd_case(index: int, size: tuple[int, int], stride: int) -> ConvCase:

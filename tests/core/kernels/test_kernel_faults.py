@@ -20,6 +20,8 @@ CONV = "grouped_conv3x3"
 STRIP = ConvTile(2, 8, 3, 4, 1)
 TILE = ProductTile(16, 16, 16, 4, 1)
 CONV_CASE = ConvCase(3, 32, 8, 16, 4, 3, 1, F16, STRIP)
+#: Rows that the pipeliner copies ahead, not the kernel.
+COPIED = CONV_CASE._replace(tile=STRIP._replace(stages=2))
 
 
 def nan(x: Tensor) -> None:
@@ -31,6 +33,8 @@ PROJECTION = PRODUCT._replace(shortcut="projection", projected=20, stride=2)
 CHECKS: dict[str, Callable[[Interpreted], object]] = {
     "conv": partial(check_conv, case=CONV_CASE),
     "strided conv": partial(check_conv, case=CONV_CASE._replace(stride=2)),
+    "conv of copied rows": partial(check_conv, case=COPIED),
+    "strided conv of copied rows": partial(check_conv, case=COPIED._replace(stride=2)),
     "conv of nan": partial(check_conv, case=CONV_CASE, plant=nan),
     "product": partial(check_product, case=PRODUCT),
     "product with shortcut": partial(check_product, case=PRODUCT._replace(shortcut="same")),
@@ -44,8 +48,9 @@ FAULTS = {
     "sums rounded before the bias": (
         Fault(
             "grouped_conv3x3",
-            "total = current + offset",
-            "total = current.to(y.dtype.element_ty).to(tl.float32) + offset",
+            "current + offset",
+            "current.to(y.dtype.element_ty).to(tl.float32) + offset",
+            times=2,
         ),
         "conv",
         "not the float64 values rounded once",
@@ -95,7 +100,9 @@ FAULTS = {
     ),
     "kernel rows swapped": (
         Fault(
-            "grouped_conv3x3", "_taps(following, tiles, middle)", "_taps(following, tiles, bottom)"
+            "grouped_conv3x3",
+            "following + _taps(zero, tiles, middle)",
+            "following + _taps(zero, tiles, bottom)",
         ),
         "conv",
         "relative error",
@@ -120,7 +127,7 @@ FAULTS = {
         "relative error",
     ),
     "no bias": (
-        Fault("grouped_conv3x3", "total = current + offset", "total = current"),
+        Fault("grouped_conv3x3", "current + offset", "current", times=2),
         "conv",
         "relative error",
     ),
@@ -137,14 +144,43 @@ FAULTS = {
         "relative error",
     ),
     "stride's row": (
-        Fault("grouped_conv3x3", "_row(x, 2 * row + 1,", "_row(x, 2 * row,"),
-        "strided conv",
+        Fault("grouped_conv3x3", "tiles = _row(x, 2 * row + 1,", "tiles = _row(x, 2 * row,"),
+        "strided conv of copied rows",
         "elements are not the float64 values rounded once",
     ),
     "the next row's sums forgotten": (
-        Fault("grouped_conv3x3", "following = last", "following = zero"),
+        Fault("grouped_conv3x3", "current = following +", "current = zero +"),
         "conv",
         "relative error",
+    ),
+    "the row": (
+        Fault("grouped_conv3x3", "tiles = _row(x, row + 1,", "tiles = _row(x, row,"),
+        "conv of copied rows",
+        "relative error",
+    ),
+    "the row ahead": (
+        Fault("grouped_conv3x3", "upcoming = _row(x, row + 2,", "upcoming = _row(x, row + 1,"),
+        "conv",
+        "relative error",
+    ),
+    "the row ahead never taken": (
+        Fault(
+            "grouped_conv3x3",
+            "            if AHEAD:\n                tiles = upcoming\n        else:",
+            "        else:",
+        ),
+        "conv",
+        "relative error",
+    ),
+    "the strided row ahead": (
+        Fault("grouped_conv3x3", "_row(x, 2 * row + 2, end,", "_row(x, 2 * row + 1, end,"),
+        "strided conv",
+        "not the float64 values rounded once",
+    ),
+    "a row ahead of the images": (
+        Fault("grouped_conv3x3", "end = tl.minimum(height, ", "end = tl.maximum(height, "),
+        "conv",
+        "reads beyond the inputs",
     ),
     "first image ignored": (
         Fault(
@@ -161,9 +197,7 @@ FAULTS = {
         "reads beyond the inputs",
     ),
     "rows of the store unmasked": (
-        Fault(
-            "grouped_conv3x3", "mask=(stored & (row < out_height))", "mask=(stored & (row >= 0))"
-        ),
+        Fault("grouped_conv3x3", "stored & (row < out_height)", "stored & (row >= 0)", times=2),
         "conv",
         "writes beyond the output",
     ),

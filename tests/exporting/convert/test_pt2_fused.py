@@ -145,7 +145,7 @@ def unread(*_: object) -> Any:
 @pytest.mark.parametrize(
     ("place", "fault", "told"),
     [
-        ((ops, "_empty"), filled, "memory_format"),
+        ((ops, "empty_output"), filled, "memory_format"),
         ((Driver, "get_current_target"), unread, "shortcut"),
         ((pointwise, "grid"), lambda *_: (7,), "grid=.7, 1, 1"),
     ],
@@ -193,7 +193,7 @@ def test_the_code_shows_that_a_kernel_s_output_is_filled_first(
     color: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Why outputs are not allocated by ``torch.empty`` with a memory format."""
-    monkeypatch.setattr(ops, "_empty", filled)
+    monkeypatch.setattr(ops, "empty_output", filled)
     model, _ = parts(color, EIGHT)
     program = traced(model, color, EIGHT)
     found = inductor_s_own(code_for_gpu(program, tmp_path, monkeypatch))
