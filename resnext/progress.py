@@ -112,13 +112,14 @@ def steps(first: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """Clear the screen of spinners while something else draws there."""
-    for spinner in _spinning:
+    """Clear the screen of the spinner while something else draws there."""
+    drawn = _spinning[-1:]  # those around it wait for its end
+    for spinner in drawn:
         spinner.stop()
     try:
         yield
     finally:
-        for spinner in _spinning:
+        for spinner in drawn:
             spinner.start()
 
 
@@ -169,14 +170,18 @@ def _spinner(description: str) -> Iterator[Callable[[str], None]]:
 
     console = terminal()
     unicode = console.encoding.startswith("utf")
-    with Progress(
-        SpinnerColumn("dots" if unicode else "line"),
-        TextColumn("{task.description}", markup=False),
-        TextColumn("{task.fields[clock]}", markup=False),
-        console=console,
-        transient=True,
-        refresh_per_second=_DRAWS_PER_SECOND,
-    ) as progress:
+    # One at a time: rich before 14.1 refuses a second.
+    with (
+        aside(),
+        Progress(
+            SpinnerColumn("dots" if unicode else "line"),
+            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.fields[clock]}", markup=False),
+            console=console,
+            transient=True,
+            refresh_per_second=_DRAWS_PER_SECOND,
+        ) as progress,
+    ):
         bar = _BAR if console.width >= 80 else _SHORT_BAR
         clock = _Clock(bar, unicode=unicode)
         task = progress.add_task(

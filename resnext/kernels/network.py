@@ -211,7 +211,8 @@ class FusedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N x classes) of preprocessed images ``x`` (N x in_channels x H x W)."""
-        x = self.conv1(x)
+        # Of a one-channel image, a convolution does not know the layout.
+        x = self.conv1(x).contiguous(memory_format=torch.channels_last)
         x = x.relu_() if self.bias is None else self._kernels.max_pool(x, self.bias)
         for block in self.blocks:
             x = block(x)

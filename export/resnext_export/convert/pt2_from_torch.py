@@ -21,8 +21,10 @@ from resnext.artifact.manifest import BatchRange
 from resnext.artifact.records import KernelsFrom, PackageRecord
 from resnext.artifact.specs import TensorSpec
 from resnext.errors import GateFailed, MissingRequirement, SessionFailed, UsageError
+from resnext.kernels import OLDEST_GPU
 from resnext.network.forms import fold_batch_norms
 from resnext.precision import PRECISIONS, Precision
+from resnext.runtimes.buffers import CudaMemory
 from resnext.runtimes.pt2.package import RECORD_NAME
 from resnext.runtimes.pt2.record import cpu_flags, this_host
 from resnext.runtimes.pt2.toolchain import obstacle, toolchain
@@ -68,8 +70,6 @@ _OUR_KERNEL = re.compile(
 )
 #: What the toolkit's kernels can do, of what packages can.
 _FUSED_PRECISION: Precision = "fp16"
-#: The oldest compute capability that the kernels are compiled and checked for.
-_OLDEST_GPU = (8, 0)
 
 #: The linker's build ID in a library: a digest of 20 bytes over everything that it linked.
 _BUILD_ID = re.compile(rb"(\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0).{20}", re.DOTALL)
@@ -142,8 +142,8 @@ def pt2_from_torch(
         bake_preprocessing: take uint8 N x H x W x C pixels instead of float32 N x C x H x W images.
         precision: of weights and activations; input and output stay float32 (or uint8 pixels).
         device: the device to compile for; ``cuda`` needs the GPU.
-        kernels: whose kernels run the blocks; ``fused`` are the toolkit's own, with tiles for
-            ``batch.opt`` images.
+        kernels: whose kernels run the blocks; ``fused`` are the toolkit's own, with tiles timed
+            for ``batch.opt`` images.
         metadata: facts that Python and C++ programs can read from the loaded package, by
             ``get_metadata``.
 
@@ -231,9 +231,9 @@ def refuse_if_not_compilable(
         problem = obstacle(device)
     if problem is not None:
         raise MissingRequirement(problem.message, hint=problem.hint)
-    if kernels == "fused" and (found := torch.cuda.get_device_capability()) < _OLDEST_GPU:
+    if kernels == "fused" and (found := torch.cuda.get_device_capability()) < OLDEST_GPU:
         raise MissingRequirement(
-            f"the fused kernels need compute capability {_OLDEST_GPU[0]}.{_OLDEST_GPU[1]}, and"
+            f"the fused kernels need compute capability {OLDEST_GPU[0]}.{OLDEST_GPU[1]}, and"
             f" {torch.cuda.get_device_name()} has {found[0]}.{found[1]}",
             hint="use `kernels` inductor",
         )
@@ -265,8 +265,11 @@ def _network(
     model = load_model(weights)
     if kernels == "fused":
         from resnext.kernels.network import fused_network
+        from resnext.runtimes.pytorch.fused import timed_tiles
 
-        fused = fused_network(model, batch.opt, torch.float16)
+        memory, dtype = CudaMemory(), torch.float16
+        with memory.current(), timed_tiles(memory, dtype) as choose:
+            fused = fused_network(model, batch.opt, dtype, choose)
         return FusedInside(fused), tuple(fused.plain)
     network: nn.Module = ChannelsLast(fold_batch_norms(model))
     return HalfInside(network) if PRECISIONS[precision].half else network, None

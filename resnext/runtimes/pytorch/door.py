@@ -10,6 +10,7 @@ import torch
 
 from resnext.errors import MissingRequirement
 from resnext.findings import Finding
+from resnext.kernels import OLDEST_GPU
 from resnext.machine.machine import Machine, this_machine
 from resnext.runtimes.buffers import CudaMemory, HostMemory
 from resnext.runtimes.registry import Device, SessionOptions, require_cuda
@@ -26,8 +27,6 @@ _COMPILERS: Mapping[str, tuple[str, ...]] = {
 }
 #: Runtimes that compile code here.
 _COMPILED = ("torch-compile", "torch-fused")
-#: The oldest compute capability that the kernels are compiled and checked for.
-_OLDEST_GPU = (8, 0)
 
 
 def open_session(subject: Weights, options: SessionOptions, name: str) -> TensorSession:
@@ -86,11 +85,11 @@ def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) ->
 
 def _too_old(machine: Machine) -> Finding | None:
     for gpu in machine.driver.gpus[:1]:
-        if tuple(map(int, gpu.compute_capability.split("."))) < _OLDEST_GPU:
+        if tuple(map(int, gpu.compute_capability.split("."))) < OLDEST_GPU:
             return Finding(
                 "old-gpu",
                 "torch-fused needs a GPU of compute capability"
-                f" {'.'.join(map(str, _OLDEST_GPU))}, and {gpu.name} has {gpu.compute_capability}",
+                f" {'.'.join(map(str, OLDEST_GPU))}, and {gpu.name} has {gpu.compute_capability}",
                 "use `backend` torch-folded or torch-compile",
             )
     return None

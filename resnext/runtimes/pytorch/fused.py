@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -56,15 +57,12 @@ class FusedSession(TensorSession):
         """
         batch = len(inputs[self.inputs[0].name])
         if batch not in self._networks:
-            with Translated(self.backend), self.settings(), steps("tiles of the kernels") as say:
-                tuned = Tuned(
-                    self._race,
-                    self._dtype,
-                    torch.device(self._memory.torch_device),
-                    self._memory.device.partition(" ")[2],
-                    say,
-                )
-                self._networks[batch] = self._built(batch, tuned)
+            with (
+                Translated(self.backend),
+                self.settings(),
+                timed_tiles(self._memory, self._dtype) as choose,
+            ):
+                self._networks[batch] = self._built(batch, choose)
         return super()._bind(inputs)
 
     def delivered(self) -> Delivered:
@@ -116,11 +114,6 @@ class FusedSession(TensorSession):
             network = fused_network(self._model, batch, self._dtype, choose)
             return network.to(self._memory.torch_device)
 
-    def _race(self, launches: Sequence[Launch]) -> list[float]:
-        calls = {str(index): launch for index, launch in enumerate(launches)}
-        times = time_calls(calls, self._memory, graph=self._memory.on_cuda)
-        return [min(samples) for samples in times.values()]
-
     def _notes(self, network: FusedNetwork) -> dict[str, str]:
         count, plain = sum(self._config.depths), network.plain
         widths = ", ".join(map(str, sorted(set(network.widths.values()))))
@@ -133,3 +126,17 @@ class FusedSession(TensorSession):
         if plain:
             notes["on PyTorch's kernels"] = ", ".join(plain)
         return {**notes, **self._device_notes()}
+
+
+@contextmanager
+def timed_tiles(memory: DeviceMemory, dtype: torch.dtype) -> Iterator[Tuned]:
+    """Chooses the fastest tiles on the device of ``memory``, and says which it times."""
+
+    def race(launches: Sequence[Launch]) -> list[float]:
+        calls = {str(index): launch for index, launch in enumerate(launches)}
+        times = time_calls(calls, memory, graph=memory.on_cuda)
+        return [min(samples) for samples in times.values()]
+
+    gpu = memory.device.partition(" ")[2]
+    with steps("tiles of the kernels") as say:
+        yield Tuned(race, dtype, torch.device(memory.torch_device), gpu, say)
