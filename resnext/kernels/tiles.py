@@ -7,8 +7,9 @@ from typing import NamedTuple
 from .grouped_conv3x3 import WIDTHS, ConvTile
 from .pointwise import ProductTile
 
-#: Programs that keep a large GPU busy: two for each of an H100's 132 multiprocessors.
-_BUSY = 264
+#: Programs that keep a large GPU busy: two for each of an H100's 132 multiprocessors. A product needs
+#: one: smaller tiles read more than they gain.
+_BUSY, _BUSY_PRODUCT = 264, 132
 #: By merged width: pixels of a convolution's tile, warps, stages.
 _CONVS = {
     16: ((64, 4, 1), (64, 4, 2)),
@@ -127,7 +128,7 @@ def product_choices(shape: ProductShape) -> list[ProductTile]:
         (
             index
             for index, tile in enumerate(fitting)
-            if -(-shape.pixels // tile.pixels) * -(-shape.outputs // tile.outputs) >= _BUSY
+            if -(-shape.pixels // tile.pixels) * -(-shape.outputs // tile.outputs) >= _BUSY_PRODUCT
         ),
         len(fitting) - 1,
     )
