@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import traced
 from resnext.artifact.manifest import BatchRange
 from resnext.weights.spec import Weights, load_model
 from resnext_export.convert import onnx_from_torch as converter
@@ -30,6 +32,17 @@ def test_what_differs_is_traced_anew(digits: Weights, monkeypatch: pytest.Monkey
         monkeypatch.setattr(converter, "load_model", lambda weights: _clipped(weights).eval())
         assert converter.onnx_from_torch(digits, BATCH) != first
         assert len(kept) == 3
+
+
+def test_a_trace_is_left_to_the_other_workers(
+    digits: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with traced_once(tmp_path / "traced") as kept:
+        first = converter.onnx_from_torch(digits, BATCH)
+    assert [path.name for path in (tmp_path / "traced").iterdir()] == list(kept)
+    monkeypatch.setattr(traced, "TRACE", None)
+    with traced_once(tmp_path / "traced"):
+        assert converter.onnx_from_torch(digits, BATCH) == first
 
 
 def _clipped(weights: Weights) -> torch.nn.Module:
