@@ -666,11 +666,15 @@ def on_a_terminal(command: str, *arguments: str, **settings: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--artifact", "none"), ("--artifact", "none", "--backend", "oort")]
+    "arguments",
+    [
+        ("resnext-classify", "none.png", "--artifact", "none"),
+        ("resnext-parity", "--artifact", "none", "--backend", "oort"),
+    ],
 )
 def test_no_color_is_honored_on_a_terminal(elsewhere: Path, arguments: tuple[str, ...]) -> None:
-    assert "\x1b[" in on_a_terminal("resnext-parity", *arguments)
-    plain = on_a_terminal("resnext-parity", *arguments, NO_COLOR="1")
+    assert "\x1b[" in on_a_terminal(*arguments)
+    plain = on_a_terminal(*arguments, NO_COLOR="1")
     assert "\x1b[" not in plain
     assert plain.startswith("error: ")
     assert list(elsewhere.iterdir()) == []
