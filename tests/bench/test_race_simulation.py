@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import race_simulation
-from race_simulation import Planted, Row, main, missed, recorded, simulate, worlds
+from race_simulation import Planted, Recorded, Row, main, missed, recorded, simulate, worlds
 from resnext.timing.race import Ended, Race, Rules
 
 ALIKE = Planted(close=24)
@@ -53,6 +54,15 @@ def test_a_rule_that_drops_nobody_is_seen() -> None:
     patient = simulate("planted", Planted(), 1, rules=Rules(early_factor=100, test_from=24))
     assert patient.visits == patient.grid_visits
     assert list(missed([patient])) == ["planted: 100.0% of the grid's visits, allowed are 25%"]
+
+
+@pytest.mark.parametrize(
+    ("times", "alike"), [((1.0, 1.01, 1.02, 1.5), True), ((1.0, 1.01, 1.2, 1.5), False)]
+)
+def test_a_recorded_machine_without_differences_has_no_limit(
+    times: tuple[float, ...], alike: bool
+) -> None:
+    assert Recorded((np.log([times] * 3),)).mostly_alike == alike
 
 
 def test_recorded_rounds_are_the_stored_ones() -> None:
