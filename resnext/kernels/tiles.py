@@ -7,8 +7,8 @@ from typing import NamedTuple
 from .grouped_conv3x3 import WIDTHS, ConvTile
 from .pointwise import ProductTile
 
-#: Programs that keep a large GPU busy: two for each of an H100's 132 multiprocessors. A product needs
-#: one: smaller tiles read more than they gain.
+#: Programs that keep a large GPU busy: two for each of an H100's 132 multiprocessors. A product
+#: needs one: smaller tiles read more than they gain.
 _BUSY, _BUSY_PRODUCT = 264, 132
 #: By merged width: pixels of a convolution's tile, warps, stages.
 _CONVS = {
