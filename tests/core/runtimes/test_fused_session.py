@@ -20,7 +20,7 @@ from resnext.machine.machine import this_machine
 from resnext.network.config import ResNeXtConfig
 from resnext.precision import Precision
 from resnext.runtimes.availability import available
-from resnext.runtimes.buffers import HostMemory
+from resnext.runtimes.buffers import DeviceMemory, HostMemory
 from resnext.runtimes.pytorch import fused
 from resnext.runtimes.pytorch.fused import FusedSession
 from resnext.runtimes.registry import SessionOptions, open_session
@@ -130,6 +130,32 @@ def test_tiles_are_timed_once_for_each_batch_size(weights: Weights, timed: list[
             assert len(timed) == 2 * first
     with opened(weights) as session, session.bind({"input": images_of(weights, 64)}):
         assert len(timed) == 2 * first  # another session finds the winners
+
+
+class OnCuda(HostMemory):
+    """Claims a GPU, whose name comes last."""
+
+    on_cuda = True
+    device = "cuda:0 NVIDIA H100"
+
+
+def test_a_graph_that_is_timed_has_several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[int] = []
+
+    def time_calls(
+        calls: Mapping[str, Callable[[], object]], memory: DeviceMemory, *, graph: bool
+    ) -> Mapping[str, list[float]]:
+        assert graph is memory.on_cuda
+        for call in calls.values():
+            call()
+        return {title: [2.0, 1.0] for title in calls}
+
+    monkeypatch.setattr(fused, "time_calls", time_calls)
+    for memory, count in ((OnCuda(), 8), (HostMemory(), 1)):
+        with fused.timed_tiles(memory, torch.float16) as choose:
+            assert choose._race([lambda: launched.append(0), lambda: launched.append(1)]) == [1, 1]
+        assert (launched.count(0), launched.count(1)) == (count, count)
+        launched.clear()
 
 
 def test_what_the_kernel_does_not_take_is_named() -> None:
