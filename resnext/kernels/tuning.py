@@ -41,6 +41,7 @@ class Tuned:
         device: where they are.
         gpu: the GPU's name.
         announce: told the layer whose tiles are about to be timed.
+        copied_ahead: whether tiles that copy rows ahead may win (`may_copy_ahead`).
     """
 
     def __init__(
@@ -50,8 +51,11 @@ class Tuned:
         device: torch.device,
         gpu: str,
         announce: Callable[[str], object],
+        *,
+        copied_ahead: bool = True,
     ) -> None:
         self._race, self._dtype, self._device, self._announce = race, dtype, device, announce
+        self._copied_ahead = copied_ahead
         self._winners = Winners(gpu)
 
     def conv(self, shape: ConvShape, choices: list[ConvChoice]) -> ConvChoice:
@@ -60,6 +64,8 @@ class Tuned:
         Raises:
             RuntimeError: none of them runs.
         """
+        if not self._copied_ahead:
+            choices = [choice for choice in choices if choice.tile.stages == 1]
         return self._winner(f"grouped 3x3 {_text(shape)}", choices, lambda: self._convs(shape))
 
     def product(self, shape: ProductShape, choices: list[ProductTile]) -> ProductTile:
@@ -145,6 +151,19 @@ class Tuned:
     def _output(self, *shape: int) -> Tensor:
         """The form of an output, to compile for."""
         return torch.empty(shape, dtype=self._dtype, device="meta")
+
+
+def may_copy_ahead(capability: tuple[int, int]) -> bool:
+    """Whether Triton compiles the convolution's loop with stages rightly for a GPU.
+
+    Its products are chained through sums that go from turn to turn. For Blackwell's tcgen05
+    instructions, Triton 3.6 to 3.8 may start such a product before the one that it adds to has
+    ended (triton-lang/triton#10821, #10993); a loop without stages is not affected.
+
+    Args:
+        capability: the GPU's compute capability.
+    """
+    return capability[0] != 10  # 12.x has no such instructions
 
 
 class Winners:

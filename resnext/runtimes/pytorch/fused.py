@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from resnext.kernels.network import Choose, First, FusedNetwork, fused_network
-from resnext.kernels.tuning import Launch, Tuned
+from resnext.kernels.tuning import Launch, Tuned, may_copy_ahead
 from resnext.precision import PRECISIONS
 from resnext.progress import steps
 from resnext.runtimes.buffers import DeviceMemory, torch_dtype
@@ -144,9 +144,10 @@ def timed_tiles(memory: DeviceMemory, dtype: torch.dtype) -> Iterator[Tuned]:
         times = time_calls(calls, memory, graph=memory.on_cuda)
         return [min(samples) for samples in times.values()]
 
-    gpu = memory.device.partition(" ")[2]
+    gpu, device = memory.device.partition(" ")[2], torch.device(memory.torch_device)
+    ahead = device.type != "cuda" or may_copy_ahead(torch.cuda.get_device_capability())
     with steps("tiles of the kernels") as say:
-        yield Tuned(race, dtype, torch.device(memory.torch_device), gpu, say)
+        yield Tuned(race, dtype, device, gpu, say, copied_ahead=ahead)
 
 
 def _repeated(launch: Launch, count: int) -> object:

@@ -13,7 +13,7 @@ from triton.runtime.errors import OutOfResources
 
 from resnext.kernels import ops
 from resnext.kernels.tiles import ConvShape, ProductShape, conv_choices, product_choices
-from resnext.kernels.tuning import Launch, Tuned, Winners
+from resnext.kernels.tuning import Launch, Tuned, Winners, may_copy_ahead
 from resnext.storage import write_cached
 
 CONV = ConvShape(batch=2, channels=32, width=4, height=6, columns=6, stride=2)
@@ -81,6 +81,36 @@ def test_a_winner_that_holds_no_more_is_timed_again(
     race = Race(len(choices) - 1)
     assert tuned(race).product(PRODUCT, choices) == choices[-1]
     assert race.counts == [len(choices)]
+
+
+#: Of all stages and batch sizes of ResNeXt-50.
+CONVS = [
+    ConvShape(batch, channels, channels // 32, size * stride, size * stride, stride)
+    for batch in (1, 8, 64, 256)
+    for channels, size in ((128, 56), (256, 28), (512, 14), (1024, 7))
+    for stride in (1, 2)
+]
+
+
+@pytest.mark.parametrize(
+    ("capability", "allowed"),
+    [((8, 0), True), ((9, 0), True), ((10, 0), False), ((10, 3), False), ((12, 0), True)],
+)
+def test_where_triton_orders_chained_products_wrongly_no_tile_has_stages(
+    capability: tuple[int, int], allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert may_copy_ahead(capability) is allowed
+    # The untried one, which is taken on every GPU, has none either.
+    assert all(conv_choices(shape)[0].tile.stages == 1 for shape in CONVS)
+    shape = ConvShape(8, 128, 4, 56, 56, 1)
+    choices = conv_choices(shape)
+    staged = [index for index, choice in enumerate(choices) if choice.tile.stages > 1]
+    race = Race(staged[0])
+    device = torch.device("cpu")
+    choose = Tuned(race, torch.float16, device, "B200", str, copied_ahead=allowed)
+    monkeypatch.setattr(ops, "grouped_conv3x3", lambda x, *_: x)
+    assert (choose.conv(shape, choices).tile.stages > 1) is allowed
+    assert race.counts == [len(choices) - (0 if allowed else len(staged))]
 
 
 def test_a_tile_that_does_not_fit_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
