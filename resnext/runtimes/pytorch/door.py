@@ -39,7 +39,7 @@ def open_session(subject: Weights, options: SessionOptions, name: str) -> Tensor
     """
     on_cuda = options.device != "cpu" and torch.cuda.is_available()
     if (options.device == "cuda" or name == "torch-fused") and not on_cuda:
-        require_cuda(this_machine().driver)
+        _require_cuda(name, this_machine())
         raise MissingRequirement(_NO_CUDA.message, hint=_NO_CUDA.hint)
     if name == "torch-fused":
         if problem := _too_old(this_machine()):
@@ -50,6 +50,8 @@ def open_session(subject: Weights, options: SessionOptions, name: str) -> Tensor
     return TorchSession(subject, options, name, CudaMemory() if on_cuda else HostMemory())
 
 
+#: What runs the network where ``torch-fused`` cannot.
+_ELSEWHERE = "use `backend` torch-folded or torch-compile"
 #: Said if PyTorch finds no CUDA device on a machine that has one.
 _NO_CUDA = Finding(
     "no-torch-cuda",
@@ -64,7 +66,7 @@ def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) ->
     """
     del prebuilt  # nothing is made in advance
     if device == "cuda" or name == "torch-fused":
-        require_cuda(machine.driver)
+        _require_cuda(name, machine)
         if not torch.cuda.is_available():
             return _NO_CUDA
     if name == "torch-fused" and (problem := _too_old(machine)):
@@ -83,6 +85,16 @@ def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) ->
     )
 
 
+def _require_cuda(name: str, machine: Machine) -> None:
+    try:
+        require_cuda(machine.driver)
+    except MissingRequirement as exc:
+        if name != "torch-fused":
+            raise
+        # The usual hint, `device` cpu, is what this backend refuses.
+        raise MissingRequirement(exc.message, hint=_ELSEWHERE) from None
+
+
 def _too_old(machine: Machine) -> Finding | None:
     for gpu in machine.driver.gpus[:1]:
         if tuple(map(int, gpu.compute_capability.split("."))) < OLDEST_GPU:
@@ -90,6 +102,6 @@ def _too_old(machine: Machine) -> Finding | None:
                 "old-gpu",
                 "torch-fused needs a GPU of compute capability"
                 f" {'.'.join(map(str, OLDEST_GPU))}, and {gpu.name} has {gpu.compute_capability}",
-                "use `backend` torch-folded or torch-compile",
+                _ELSEWHERE,
             )
     return None
