@@ -40,10 +40,11 @@ def open_session(subject: Weights, options: SessionOptions, name: str) -> Tensor
     on_cuda = options.device != "cpu" and torch.cuda.is_available()
     if (options.device == "cuda" or name == "torch-fused") and not on_cuda:
         _require_cuda(name, this_machine())
-        raise MissingRequirement(_NO_CUDA.message, hint=_NO_CUDA.hint)
+        problem = _no_cuda(name)
+        raise MissingRequirement(problem.message, hint=problem.hint)
     if name == "torch-fused":
-        if problem := _too_old(this_machine()):
-            raise MissingRequirement(problem.message, hint=problem.hint)
+        if too_old := _too_old(this_machine()):
+            raise MissingRequirement(too_old.message, hint=too_old.hint)
         from .fused import FusedSession
 
         return FusedSession(subject, options, name, CudaMemory())
@@ -52,12 +53,6 @@ def open_session(subject: Weights, options: SessionOptions, name: str) -> Tensor
 
 #: What runs the network where ``torch-fused`` cannot.
 _ELSEWHERE = "use `backend` torch-folded or torch-compile"
-#: Said if PyTorch finds no CUDA device on a machine that has one.
-_NO_CUDA = Finding(
-    "no-torch-cuda",
-    f"PyTorch {torch.__version__} cannot use this machine's CUDA device",
-    "install a CUDA build of torch (pytorch.org, Get Started), or use `device` cpu",
-)
 
 
 def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:
@@ -68,7 +63,7 @@ def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) ->
     if device == "cuda" or name == "torch-fused":
         _require_cuda(name, machine)
         if not torch.cuda.is_available():
-            return _NO_CUDA
+            return _no_cuda(name)
     if name == "torch-fused" and (problem := _too_old(machine)):
         return problem
     if name not in _COMPILED:
@@ -93,6 +88,16 @@ def _require_cuda(name: str, machine: Machine) -> None:
             raise
         # The usual hint, `device` cpu, is what this backend refuses.
         raise MissingRequirement(exc.message, hint=_ELSEWHERE) from None
+
+
+def _no_cuda(name: str) -> Finding:
+    """Said if PyTorch finds no CUDA device on a machine that has one."""
+    otherwise = _ELSEWHERE if name == "torch-fused" else "use `device` cpu"
+    return Finding(
+        "no-torch-cuda",
+        f"PyTorch {torch.__version__} cannot use this machine's CUDA device",
+        f"install a CUDA build of torch (pytorch.org, Get Started), or {otherwise}",
+    )
 
 
 def _too_old(machine: Machine) -> Finding | None:

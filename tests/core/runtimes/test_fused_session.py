@@ -192,17 +192,24 @@ def test_it_is_refused_where_it_cannot_run(weights: Weights) -> None:
     assert "chooses the width" in str(merge_problem("torch-fused", 32))
 
 
+@pytest.mark.parametrize(
+    ("driver", "message"),
+    [
+        (Driver("no driver"), "no CUDA device: no driver"),
+        (Driver(None, 1, "13.0", (Gpu("a GPU", "9.0"),)), "cannot use this machine's CUDA device"),
+    ],
+)
 def test_without_a_gpu_the_hint_is_one_that_helps(
-    weights: Weights, monkeypatch: pytest.MonkeyPatch
+    driver: Driver, message: str, weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_driver, "probe_driver", lambda: Driver("no driver"))
+    monkeypatch.setattr(cuda_driver, "probe_driver", lambda: driver)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingRequirement) as caught:
         open_session(weights, "torch-fused", options=SessionOptions(precision="fp16"))
     finding = available("torch-fused", machine=this_machine())
     assert finding is not None
     for said in (str(caught.value), str(finding)):
-        assert "no driver" in said
+        assert message in said
         assert "use `backend` torch-folded" in said
         assert "`device` cpu" not in said  # refused in the next line
 
