@@ -85,8 +85,11 @@ class FusedSession(TensorSession):
     @property
     def model_size_bytes(self) -> int:
         """Size of the largest network's parameters and buffers."""
-        network = self._network_for(1)
-        return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+        networks = list(self._networks.values()) or [self._network_for(1)]
+        return max(
+            sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+            for network in networks
+        )
 
     def close(self) -> None:
         """Release networks, graphs and buffers."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from resnext.errors import MissingRequirement, SessionFailed, UsageError
 from resnext.kernels import ops
-from resnext.kernels.network import FusedNetwork
+from resnext.kernels.network import First, FusedNetwork
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.machine.machine import this_machine
@@ -130,6 +132,43 @@ def test_tiles_are_timed_once_for_each_batch_size(weights: Weights, timed: list[
             assert len(timed) == 2 * first
     with opened(weights) as session, session.bind({"input": images_of(weights, 64)}):
         assert len(timed) == 2 * first  # another session finds the winners
+
+
+def test_an_interrupted_timing_goes_on_behind_what_it_knows(
+    weights: Weights, timed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time_calls = vars(fused)["time_calls"]
+
+    def interrupted(*arguments: Any, **more: Any) -> Any:
+        if len(timed) == 2:
+            raise KeyboardInterrupt
+        return time_calls(*arguments, **more)
+
+    inputs = {"input": images_of(weights, 3)}
+    with opened(weights) as session:
+        monkeypatch.setattr(fused, "time_calls", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.bind(inputs)
+        assert session.run(inputs)["logits"].shape == (3, 10)  # untried
+        monkeypatch.setattr(fused, "time_calls", time_calls)
+        with session.bind(inputs):
+            assert len(timed) == 9
+
+
+def test_the_size_is_that_of_the_largest_network(
+    weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    with opened(weights) as session:
+        for count, pick in enumerate((min, max), 1):  # wider groups are more weights
+            picked = partial(pick, key=lambda choice: choice.width)
+            monkeypatch.setattr(
+                First, "conv", lambda _, __, choices, picked=picked: picked(choices)
+            )
+            monkeypatch.setattr(fused, "timed_tiles", lambda *_: nullcontext(First()))
+            session.bind({"input": images_of(weights, count)})
+            found.append(session.model_size_bytes)
+    assert found[0] < found[1]
 
 
 class OnCuda(HostMemory):
