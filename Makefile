@@ -30,6 +30,10 @@ OLDEST_TESTS  := tests/core/readers tests/core/images tests/core/weights tests/c
 	tests/exporting/convert/test_onnx_export.py tests/exporting/*/test_pt2_*.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
+# Most of the gigabytes that pip installs is never imported: to byte-compile it all takes half a minute and
+# more. Python compiles what is imported, once, if it may write that down.
+PIP_INSTALL := -m pip install --quiet --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint types pytest docs test-oldest speed faults fuzz gpu-accept triton-env clean
 .DEFAULT_GOAL := demo
@@ -38,7 +42,7 @@ export PYTHONUNBUFFERED := 1
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[test]"
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -75,7 +79,7 @@ triton-env: $(TRITON_VENV)/.installed
 $(TRITON_VENV)/.installed: triton-env.txt
 	@$(TRITON_PYTHON) -c 'import platform, sys; sys.exit("make triton-env needs Python 3.11 or 3.12 on Linux x86-64, this is " + platform.python_version() + " on " + platform.system() + " " + platform.machine() + "; try make triton-env TRITON_PYTHON=python3.11" if sys.version_info[:2] not in ((3, 11), (3, 12)) or (platform.system(), platform.machine()) != ("Linux", "x86_64") else 0)'
 	$(TRITON_PYTHON) -m venv $(TRITON_VENV)
-	$(TRITON_VENV)/bin/python -m pip install --quiet --no-deps -r triton-env.txt
+	$(TRITON_VENV)/bin/python $(PIP_INSTALL) --no-deps -r triton-env.txt
 	@touch $@
 
 speed: $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""Each small network is traced to ONNX once in a process, which takes a second or two.
+"""Each small network is traced to ONNX once in a run of the tests, which takes a second or two.
 
 The tests export the same few networks hundreds of times. What follows the tracing (naming, checks,
 writing, hashing, the proof) runs every time, and so does the tracing of anything that a test has
@@ -8,8 +8,10 @@ planted something into.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -28,8 +30,12 @@ TRACE = converter._export
 
 
 @contextmanager
-def traced_once() -> Iterator[dict[str, bytes]]:
-    """Inside the block, a trace of the same network is taken again; yields those that are kept."""
+def traced_once(folder: Path | None = None) -> Iterator[dict[str, bytes]]:
+    """Inside the block, a trace of the same network is taken again; yields those that are kept.
+
+    Args:
+        folder: where processes that run at once leave their traces to each other.
+    """
     load, export = vars(converter)["load_model"], torch.onnx.export
     kept: dict[str, bytes] = {}
 
@@ -40,7 +46,13 @@ def traced_once() -> Iterator[dict[str, bytes]]:
             return TRACE(model, example, dynamic, opset)
         key = _key(model, example, dynamic, opset)
         if key not in kept:
-            kept[key] = TRACE(model, example, dynamic, opset).SerializeToString()
+            shared = folder and folder / key
+            if shared is None or not shared.exists():
+                kept[key] = TRACE(model, example, dynamic, opset).SerializeToString()
+                if shared is not None:
+                    _leave(shared, kept[key])
+            else:
+                kept[key] = shared.read_bytes()
         proto = onnx.ModelProto()
         proto.ParseFromString(kept[key])
         return proto
@@ -48,6 +60,14 @@ def traced_once() -> Iterator[dict[str, bytes]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(converter, "_export", traced)
         yield kept
+
+
+def _leave(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_bytes(data)
+    partial.replace(path)
 
 
 def _key(model: nn.Module, example: Tensor, dynamic: Any, opset: int) -> str:

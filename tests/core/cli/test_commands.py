@@ -488,22 +488,35 @@ def test_an_error_is_one_line_on_stderr_with_its_exit_code(
     assert sorted(path.name for path in elsewhere.rglob("*")) == ["file", "full", "thesis.txt"]
 
 
+NOTHING_THERE = {
+    "resnext-export": ["--format", "onnx", "--weights", "none.pth"],
+    "resnext-bench": ["--backend", "ort", "--artifact", "none"],
+    "resnext-parity": ["--artifact", "none"],
+    "resnext-classify": ["none.png", "--artifact", "none"],
+    "resnext-batch": ["none", "--artifact", "none", "--output", "made"],
+}
+
+
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_process_ends_with_the_same_one_line(command: str) -> None:
-    arguments = {
-        "resnext-export": ["--format", "onnx", "--weights", "none.pth"],
-        "resnext-bench": ["--backend", "ort", "--artifact", "none"],
-        "resnext-parity": ["--artifact", "none"],
-        "resnext-classify": ["none.png", "--artifact", "none"],
-        "resnext-batch": ["none", "--artifact", "none", "--output", "made"],
-    }[command]
-    done = process(command, *arguments)
+    done = process(command, *NOTHING_THERE[command])
     assert done.returncode == 4
     assert done.stdout == ""
     assert done.stderr.startswith("error: no ")
     assert done.stderr.count("\n") == 1
-    debugged = process(command, *arguments, "--debug")
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(each, marks=() if each == "resnext-classify" else pytest.mark.exhaustive)
+        for each in COMMANDS
+    ],
+)
+def test_a_process_tells_where_on_request(command: str) -> None:
+    debugged = process(command, *NOTHING_THERE[command], "--debug")
     assert debugged.returncode != 0
     assert "Traceback (most recent call last)" in debugged.stderr
     assert debugged.stderr.splitlines()[-1].startswith("resnext.errors.Bad")
@@ -653,11 +666,15 @@ def on_a_terminal(command: str, *arguments: str, **settings: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--artifact", "none"), ("--artifact", "none", "--backend", "oort")]
+    "arguments",
+    [
+        ("resnext-classify", "none.png", "--artifact", "none"),
+        ("resnext-parity", "--artifact", "none", "--backend", "oort"),
+    ],
 )
 def test_no_color_is_honored_on_a_terminal(elsewhere: Path, arguments: tuple[str, ...]) -> None:
-    assert "\x1b[" in on_a_terminal("resnext-parity", *arguments)
-    plain = on_a_terminal("resnext-parity", *arguments, NO_COLOR="1")
+    assert "\x1b[" in on_a_terminal(*arguments)
+    plain = on_a_terminal(*arguments, NO_COLOR="1")
     assert "\x1b[" not in plain
     assert plain.startswith("error: ")
     assert list(elsewhere.iterdir()) == []

@@ -63,7 +63,11 @@ def test_a_missing_runtime_fails_its_own_rows_alone(tmp_path: Path) -> None:
         "--device",
         "cpu",
         "--duration",
-        "0.1",
+        "0.05",
+        "--rounds",
+        "2",
+        "--warmup",
+        "0",
     ]
     done = run_without("onnxruntime", tmp_path, "resnext_bench.cli.bench", *arguments)
     assert done.returncode in (1, 3), (
