@@ -14,6 +14,12 @@ from . import grouped_conv3x3 as conv
 from . import plain, pool
 from . import pointwise as product
 
+# By name: PyTorch reads the source of an operator for the kernels that its caches of compiled code
+# depend on, and finds names alone, no attributes.
+from .grouped_conv3x3 import grouped_conv3x3_kernel
+from .pointwise import pointwise_kernel
+from .pool import max_pool_kernel
+
 #: Element types that the kernels take.
 DTYPES = (torch.float16, torch.bfloat16)
 
@@ -35,7 +41,7 @@ def grouped_conv3x3(
         return plain.grouped_conv3x3(x, weight, bias, stride)
     height, width = ((size - 1) // stride + 1 for size in x.shape[2:])
     y = empty_output(x, x.shape[1], height, width)
-    kernel = wrap_triton(conv.grouped_conv3x3_kernel)
+    kernel = wrap_triton(grouped_conv3x3_kernel)
     conv.launch(kernel, _channels_last(x), weight, bias, y, stride, conv.ConvTile(*tile))
     return y
 
@@ -65,7 +71,7 @@ def pointwise(
         return plain.pointwise(x, weight, bias, shortcut, projection, stride)
     y = empty_output(x, weight.shape[1], x.shape[2], x.shape[3])
     product.launch(
-        wrap_triton(product.pointwise_kernel),
+        wrap_triton(pointwise_kernel),
         _channels_last(x),
         weight,
         bias,
@@ -90,7 +96,7 @@ def max_pool(x: Tensor, bias: Tensor) -> Tensor:
         return plain.max_pool(x, bias)
     height, width = ((size - 1) // 2 + 1 for size in x.shape[2:])
     y = empty_output(x, x.shape[1], height, width)
-    pool.launch(wrap_triton(pool.max_pool_kernel), _channels_last(x), bias, y)
+    pool.launch(wrap_triton(max_pool_kernel), _channels_last(x), bias, y)
     return y
 
 

@@ -27,6 +27,8 @@ Launch: TypeAlias = "Callable[[], object]"
 #: Times launches against each other: milliseconds of each.
 Race: TypeAlias = "Callable[[Sequence[Launch]], Sequence[float]]"
 _C = TypeVar("_C", ConvChoice, ProductTile)
+#: Makes of a choice what compiles it, and what runs it.
+_Launches: TypeAlias = "Callable[[_C], tuple[Launch, Launch]]"
 
 
 class Tuned:
@@ -39,6 +41,7 @@ class Tuned:
         device: where they are.
         gpu: the GPU's name.
         announce: told the layer whose tiles are about to be timed.
+        copied_ahead: whether tiles that copy rows ahead may win (`may_copy_ahead`).
     """
 
     def __init__(
@@ -48,8 +51,11 @@ class Tuned:
         device: torch.device,
         gpu: str,
         announce: Callable[[str], object],
+        *,
+        copied_ahead: bool = True,
     ) -> None:
         self._race, self._dtype, self._device, self._announce = race, dtype, device, announce
+        self._copied_ahead = copied_ahead
         self._winners = Winners(gpu)
 
     def conv(self, shape: ConvShape, choices: list[ConvChoice]) -> ConvChoice:
@@ -58,9 +64,22 @@ class Tuned:
         Raises:
             RuntimeError: none of them runs.
         """
+        if not self._copied_ahead:
+            choices = [choice for choice in choices if choice.tile.stages == 1]
+        return self._winner(f"grouped 3x3 {_text(shape)}", choices, lambda: self._convs(shape))
+
+    def product(self, shape: ProductShape, choices: list[ProductTile]) -> ProductTile:
+        """The fastest tile for a product.
+
+        Raises:
+            RuntimeError: none of them runs.
+        """
+        return self._winner(f"1x1 {_text(shape)}", choices, lambda: self._products(shape))
+
+    def _convs(self, shape: ConvShape) -> _Launches[ConvChoice]:
         x = self._random(shape.batch, shape.channels, shape.height, shape.columns)
         bias, stride = torch.zeros(shape.channels, device=self._device), shape.stride
-        y = ops.empty_output(x, shape.channels, shape.out_height, shape.out_columns)
+        y = self._output(shape.batch, shape.channels, shape.out_height, shape.out_columns)
         kernel = CompileOnly(grouped_conv3x3.grouped_conv3x3_kernel)
 
         def launches(choice: ConvChoice) -> tuple[Launch, Launch]:
@@ -71,18 +90,13 @@ class Tuned:
                 lambda: ops.grouped_conv3x3(x, weight, bias, stride, list(tile)),
             )
 
-        return self._winner(f"grouped 3x3 {_text(shape)}", choices, launches)
+        return launches
 
-    def product(self, shape: ProductShape, choices: list[ProductTile]) -> ProductTile:
-        """The fastest tile for a product.
-
-        Raises:
-            RuntimeError: none of them runs.
-        """
+    def _products(self, shape: ProductShape) -> _Launches[ProductTile]:
         x = self._random(shape.pixels, shape.inputs, 1, 1)
         weight = self._random(shape.inputs, shape.outputs)
         bias = torch.zeros(shape.outputs, device=self._device)
-        y = ops.empty_output(x, shape.outputs, 1, 1)
+        y = self._output(shape.pixels, shape.outputs, 1, 1)
         more: dict[str, Any] = {}
         if shape.projected:
             more["shortcut"] = self._random(shape.pixels, shape.projected, *[shape.stride] * 2)
@@ -98,34 +112,58 @@ class Tuned:
                 lambda: ops.pointwise(x, weight, bias, list(tile), **more),
             )
 
-        return self._winner(f"1x1 {_text(shape)}", choices, launches)
+        return launches
 
-    def _winner(
-        self, layer: str, choices: list[_C], launches: Callable[[_C], tuple[Launch, Launch]]
-    ) -> _C:
-        """The fastest of ``choices``, whose ``launches`` compile and run."""
+    def _winner(self, layer: str, choices: list[_C], prepare: Callable[[], _Launches[_C]]) -> _C:
+        """The fastest of ``choices``; only if it is not known are tensors made to time them."""
         key = f"{layer} {self._dtype}".replace("torch.", "")
         if (known := self._winners.get(key)) is not None:
             for choice in choices:
                 if repr(choice) == known:
                     return choice
         self._announce(f"timing {len(choices)} tiles for {layer}")
-        compiles, runs = zip(*map(launches, choices), strict=True)
+        compiles, runs = zip(*map(prepare(), choices), strict=True)
         if self._device.type == "cuda":  # a CPU runs PyTorch's operators
             compile_all(compiles)
-        able = [pair for pair in zip(choices, runs, strict=True) if _runs(pair[1])]
+        problems = [_problem(run) for run in runs]
+        able = [
+            (choice, run)
+            for choice, run, problem in zip(choices, runs, problems, strict=True)
+            if problem is None
+        ]
         if not able:
-            raise RuntimeError(f"no tile of the kernel for {layer} runs on this GPU")
+            raise RuntimeError(
+                f"no tile of the kernel for {layer} runs on this GPU: {problems[0]}"
+            ) from problems[0]
         times = self._race([run for _, run in able])
         best = min(zip(times, able, strict=True), key=lambda timed: timed[0])[1][0]
         self._winners.put(key, repr(best))
         return best
 
     def _random(self, *shape: int) -> Tensor:
-        drawn = torch.randn(shape, device=self._device).to(self._dtype)
+        """Images in channels-last, or weights; drawn in place: a batch may fill much of a GPU."""
         if len(shape) != 4:
-            return drawn
-        return drawn.contiguous(memory_format=torch.channels_last)
+            return torch.randn(shape, dtype=self._dtype, device=self._device)
+        batch, channels, *size = shape
+        drawn = torch.randn((batch, *size, channels), dtype=self._dtype, device=self._device)
+        return drawn.permute(0, 3, 1, 2)
+
+    def _output(self, *shape: int) -> Tensor:
+        """The form of an output, to compile for."""
+        return torch.empty(shape, dtype=self._dtype, device="meta")
+
+
+def may_copy_ahead(capability: tuple[int, int]) -> bool:
+    """Whether Triton compiles the convolution's loop with stages rightly for a GPU.
+
+    Its products are chained through sums that go from turn to turn. For Blackwell's tcgen05
+    instructions, Triton 3.6 to 3.8 may start such a product before the one that it adds to has
+    ended (triton-lang/triton#10821, #10993); a loop without stages is not affected.
+
+    Args:
+        capability: the GPU's compute capability.
+    """
+    return capability[0] != 10  # 12.x has no such instructions
 
 
 class Winners:
@@ -153,18 +191,24 @@ class Winners:
             write_cached(self.path, stored)
 
     def _read(self) -> dict[str, str]:
-        stored = read_cached(self.path)
-        known: dict[str, str] = {} if stored is None else json.loads(stored)
-        return known
+        """All that is known; whatever else a file holds, tiles are timed again."""
+        stored, known = read_cached(self.path), None
+        with suppress(ValueError, RecursionError):
+            known = json.loads(stored or b"{}")
+        return known if isinstance(known, dict) else {}
 
 
-def _runs(launch: Launch) -> bool:
-    """Whether a tile compiles, and fits into the GPU's registers and shared memory."""
+def _problem(launch: Launch) -> Exception | None:
+    """Why a tile does not compile, or does not fit into the GPU's registers and shared memory."""
     try:
         launch()
-    except TritonError:
-        return False
-    return True
+    except (TritonError, RuntimeError) as exc:
+        # Of a compiler's pass, and of the driver that loads the code, there are plain
+        # RuntimeErrors; those derived from it are PyTorch's, as for memory that ran out.
+        if isinstance(exc, RuntimeError) and type(exc) is not RuntimeError:
+            raise
+        return exc
+    return None
 
 
 def _text(shape: ConvShape | ProductShape) -> str:

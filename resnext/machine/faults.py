@@ -54,6 +54,16 @@ _TEXTS = (
         "there is no temporary folder that can be written to",
         "set TMPDIR to a folder with room that can be written to",
     ),
+    (  # Triton's own, which it lets through as they are
+        r"(?:cuda_utils|__triton_launcher)\.c'.* returned non-zero exit status",
+        "the C compiler failed on a launcher of Triton, which needs Python.h and libcuda.so.1",
+        "apt-get install gcc python3-dev; what the compiler said stands above",
+    ),
+    (
+        r"libcuda\.so cannot found",
+        "Triton does not find libcuda.so.1",
+        "run ldconfig, or set TRITON_LIBCUDA_PATH to its folder",
+    ),
 )
 
 
@@ -148,6 +158,8 @@ def _of_system(error: OSError) -> MissingRequirement | None:
 
 def _folders() -> Iterator[tuple[str, str, Path]]:
     yield "RESNEXT_CACHE_DIR", "cache folder", cache_folder()
+    chosen = os.environ.get("TRITON_CACHE_DIR")
+    yield "TRITON_CACHE_DIR", "folder of Triton's cache", Path(chosen or "~/.triton").expanduser()
     try:
         yield "TMPDIR", "temporary folder", Path(tempfile.gettempdir())
     except OSError:  # there is none; the error says so itself

@@ -29,6 +29,7 @@ from resnext.runtimes.pt2.package import RECORD_NAME
 from resnext.runtimes.pt2.record import cpu_flags, this_host
 from resnext.runtimes.pt2.toolchain import obstacle, toolchain
 from resnext.runtimes.registry import RUNTIMES
+from resnext.runtimes.tensor_session import Translated
 from resnext.storage import scratch_folder
 from resnext.weights.spec import Weights, load_model
 
@@ -166,9 +167,6 @@ def pt2_from_torch(
     if bake_preprocessing:
         shape, dtype = (*config.input_size, config.in_channels), "uint8"
     example = torch.zeros(size, *shape, dtype=getattr(torch, dtype), device=device)
-    model, plain = _network(weights, batch, precision, kernels)
-    if bake_preprocessing:
-        model = PixelInput(model, weights.preprocessing)
     with (
         torch.no_grad(),
         _quiet(),
@@ -176,6 +174,9 @@ def pt2_from_torch(
         toolchain(device),
         _temporary_cache() as cache,
     ):
+        model, plain = _network(weights, batch, precision, kernels)
+        if bake_preprocessing:
+            model = PixelInput(model, weights.preprocessing)
         program = _traced(model.eval().to(device), example, batch)
         layers = graph_layers(program)
         check_as_requested(program, layers, config, batch, precision, plain)
@@ -268,7 +269,7 @@ def _network(
         from resnext.runtimes.pytorch.fused import timed_tiles
 
         memory, dtype = CudaMemory(), torch.float16
-        with memory.current(), timed_tiles(memory, dtype) as choose:
+        with Translated("pt2"), memory.current(), timed_tiles(memory, dtype) as choose:
             fused = fused_network(model, batch.opt, dtype, choose)
         return FusedInside(fused), tuple(fused.plain)
     network: nn.Module = ChannelsLast(fold_batch_norms(model))

@@ -31,6 +31,7 @@ def check_runtimes(facts: Facts) -> Iterator[Observation]:
             **facts.environ,
             "RESNEXT_CACHE_DIR": str(cache / "store"),
             "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+            "TRITON_CACHE_DIR": str(cache / "triton"),
         }
         module = f"{__package__}.running"
         for name, answer in facts.examine(

@@ -39,23 +39,20 @@ def open_session(subject: Weights, options: SessionOptions, name: str) -> Tensor
     """
     on_cuda = options.device != "cpu" and torch.cuda.is_available()
     if (options.device == "cuda" or name == "torch-fused") and not on_cuda:
-        require_cuda(this_machine().driver)
-        raise MissingRequirement(_NO_CUDA.message, hint=_NO_CUDA.hint)
+        _require_cuda(name, this_machine())
+        problem = _no_cuda(name)
+        raise MissingRequirement(problem.message, hint=problem.hint)
     if name == "torch-fused":
-        if problem := _too_old(this_machine()):
-            raise MissingRequirement(problem.message, hint=problem.hint)
+        if too_old := _too_old(this_machine()):
+            raise MissingRequirement(too_old.message, hint=too_old.hint)
         from .fused import FusedSession
 
         return FusedSession(subject, options, name, CudaMemory())
     return TorchSession(subject, options, name, CudaMemory() if on_cuda else HostMemory())
 
 
-#: Said if PyTorch finds no CUDA device on a machine that has one.
-_NO_CUDA = Finding(
-    "no-torch-cuda",
-    f"PyTorch {torch.__version__} cannot use this machine's CUDA device",
-    "install a CUDA build of torch (pytorch.org, Get Started), or use `device` cpu",
-)
+#: What runs the network where ``torch-fused`` cannot.
+_ELSEWHERE = "use `backend` torch-folded or torch-compile"
 
 
 def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) -> Finding | None:
@@ -64,9 +61,9 @@ def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) ->
     """
     del prebuilt  # nothing is made in advance
     if device == "cuda" or name == "torch-fused":
-        require_cuda(machine.driver)
+        _require_cuda(name, machine)
         if not torch.cuda.is_available():
-            return _NO_CUDA
+            return _no_cuda(name)
     if name == "torch-fused" and (problem := _too_old(machine)):
         return problem
     if name not in _COMPILED:
@@ -83,6 +80,26 @@ def available(name: str, device: Device, machine: Machine, *, prebuilt: bool) ->
     )
 
 
+def _require_cuda(name: str, machine: Machine) -> None:
+    try:
+        require_cuda(machine.driver)
+    except MissingRequirement as exc:
+        if name != "torch-fused":
+            raise
+        # The usual hint, `device` cpu, is what this backend refuses.
+        raise MissingRequirement(exc.message, hint=_ELSEWHERE) from None
+
+
+def _no_cuda(name: str) -> Finding:
+    """Said if PyTorch finds no CUDA device on a machine that has one."""
+    otherwise = _ELSEWHERE if name == "torch-fused" else "use `device` cpu"
+    return Finding(
+        "no-torch-cuda",
+        f"PyTorch {torch.__version__} cannot use this machine's CUDA device",
+        f"install a CUDA build of torch (pytorch.org, Get Started), or {otherwise}",
+    )
+
+
 def _too_old(machine: Machine) -> Finding | None:
     for gpu in machine.driver.gpus[:1]:
         if tuple(map(int, gpu.compute_capability.split("."))) < OLDEST_GPU:
@@ -90,6 +107,6 @@ def _too_old(machine: Machine) -> Finding | None:
                 "old-gpu",
                 "torch-fused needs a GPU of compute capability"
                 f" {'.'.join(map(str, OLDEST_GPU))}, and {gpu.name} has {gpu.compute_capability}",
-                "use `backend` torch-folded or torch-compile",
+                _ELSEWHERE,
             )
     return None

@@ -4,6 +4,8 @@ claim to be on one.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +81,27 @@ def seeded(dtype: torch.dtype, memory_format: torch.memory_format) -> Make:
         return values.contiguous(memory_format=memory_format) if len(shape) == 4 else values
 
     return make
+
+
+def misplaced(x: Tensor) -> list[int]:
+    """Dimensions of ``x`` that do not lie as the kernels assume: N x H x W x C, dense."""
+    _, channels, height, width = x.shape
+    dense = (height * width * channels, 1, width * channels, channels)
+    pairs = enumerate(zip(x.shape, x.stride(), dense, strict=True))
+    return [axis for axis, (size, stride, assumed) in pairs if size > 1 and stride != assumed]
+
+
+@pytest.mark.parametrize("odd", [0, 1, 7])
+def test_dimensions_of_one_may_have_any_stride_and_no_other_may(odd: int) -> None:
+    for shape in itertools.product((1, 2), (1, 16), (1, 3), (1, 3)):
+        dense = torch.arange(math.prod(shape)).view(shape)
+        for given in (dense, dense.contiguous(memory_format=torch.channels_last)):
+            sizes = zip(shape, given.stride(), strict=True)
+            x = given.as_strided(shape, [odd if size == 1 else stride for size, stride in sizes])
+            taken = ops._channels_last(x)
+            assert misplaced(taken) == []
+            assert torch.equal(taken, dense)
+    assert misplaced(torch.zeros(2, 16, 3, 3)) == [1, 2, 3]  # the check sees PyTorch's own layout
 
 
 @every_case

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import pytest
 
@@ -55,6 +56,9 @@ LOADER = "libcublas.so.12: cannot open shared object file: No such file or direc
             "no temporary folder",
             "set TMPDIR",
         ),
+        (CalledProcessError(1, ["gcc", "/tmp/a/cuda_utils.c", "-O3"]), "Python.h", "python3-dev"),
+        (CalledProcessError(1, ["cc", "/tmp/a/__triton_launcher.c"]), "Python.h", "python3-dev"),
+        (AssertionError("libcuda.so cannot found!\nPlease"), "libcuda.so.1", "TRITON_LIBCUDA"),
         (raised(ValueError("export failed"), MemoryError()), "out of memory", "smaller"),
         (
             raised(ValueError("export failed"), MissingRequirement("no GPU", hint="buy")),
@@ -79,6 +83,7 @@ def test_a_fault_of_the_machine_is_named_with_the_line_that_mends_it(
         ValueError("not an ONNX file"),
         FileNotFoundError(errno.ENOENT, "No such file or directory", "/no/such/file"),
         PermissionError(errno.EACCES, "Permission denied", "/root/model.onnx"),
+        CalledProcessError(1, ["gcc", "/tmp/a/other.c"]),
         ImportError("cannot import name 'a'", name="resnext.errors"),
         ModuleNotFoundError("No module named 'resnext.x'", name="resnext.x"),
         raised(ValueError("x"), raised(BadArtifact("damaged"), MemoryError())),
@@ -96,21 +101,34 @@ def test_an_import_that_was_only_tried_is_no_cause_but_a_disk_is() -> None:
         assert (fault and fault.message.startswith(str(expected))) == (expected and True)
 
 
-@pytest.mark.parametrize(("variable", "number"), [("TMPDIR", 0), ("RESNEXT_CACHE_DIR", 1)])
+@pytest.mark.parametrize(
+    ("variable", "number"), [("TMPDIR", 0), ("RESNEXT_CACHE_DIR", 1), ("TRITON_CACHE_DIR", 2)]
+)
 def test_a_folder_that_cannot_be_used_names_its_variable(
     variable: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    folders = [tmp_path / "fine", tmp_path / "fine"]
+    folders = [tmp_path / "fine"] * 3
     (tmp_path / "fine").mkdir()
     folders[number] = tmp_path / "file"
     monkeypatch.setattr("tempfile.tempdir", str(folders[0]))
     monkeypatch.setenv("RESNEXT_CACHE_DIR", str(folders[1]))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(folders[2]))
     fault = environment_fault(system(errno.ENOTDIR, tmp_path / "file" / "torchinductor_me"))
     assert fault is not None
     assert fault.hint.startswith(f"set {variable} to a folder")
     # A user's file that is not there, in a folder that is fine.
     assert environment_fault(system(errno.ENOENT, tmp_path / "fine" / "model.pth")) is None
+
+
+def test_a_home_that_cannot_be_written_names_triton_s_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    fault = environment_fault(system(errno.EACCES, tmp_path / "none" / ".triton"))
+    assert fault is not None
+    assert fault.hint.startswith("set TRITON_CACHE_DIR to a folder")
 
 
 def test_what_says_something_about_a_package_can_be_excepted() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,14 @@ from numpy.typing import NDArray
 
 from resnext.errors import MissingRequirement, SessionFailed, UsageError
 from resnext.kernels import ops
-from resnext.kernels.network import FusedNetwork
+from resnext.kernels.network import First, FusedNetwork
 from resnext.machine import cuda_driver
 from resnext.machine.cuda_driver import Driver, Gpu
 from resnext.machine.machine import this_machine
 from resnext.network.config import ResNeXtConfig
 from resnext.precision import Precision
 from resnext.runtimes.availability import available
-from resnext.runtimes.buffers import HostMemory
+from resnext.runtimes.buffers import DeviceMemory, HostMemory
 from resnext.runtimes.pytorch import fused
 from resnext.runtimes.pytorch.fused import FusedSession
 from resnext.runtimes.registry import SessionOptions, open_session
@@ -132,6 +134,69 @@ def test_tiles_are_timed_once_for_each_batch_size(weights: Weights, timed: list[
         assert len(timed) == 2 * first  # another session finds the winners
 
 
+def test_an_interrupted_timing_goes_on_behind_what_it_knows(
+    weights: Weights, timed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time_calls = vars(fused)["time_calls"]
+
+    def interrupted(*arguments: Any, **more: Any) -> Any:
+        if len(timed) == 2:
+            raise KeyboardInterrupt
+        return time_calls(*arguments, **more)
+
+    inputs = {"input": images_of(weights, 3)}
+    with opened(weights) as session:
+        monkeypatch.setattr(fused, "time_calls", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.bind(inputs)
+        assert session.run(inputs)["logits"].shape == (3, 10)  # untried
+        monkeypatch.setattr(fused, "time_calls", time_calls)
+        with session.bind(inputs):
+            assert len(timed) == 9
+
+
+def test_the_size_is_that_of_the_largest_network(
+    weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    with opened(weights) as session:
+        for count, pick in enumerate((min, max), 1):  # wider groups are more weights
+            picked = partial(pick, key=lambda choice: choice.width)
+            monkeypatch.setattr(
+                First, "conv", lambda _, __, choices, picked=picked: picked(choices)
+            )
+            monkeypatch.setattr(fused, "timed_tiles", lambda *_: nullcontext(First()))
+            session.bind({"input": images_of(weights, count)})
+            found.append(session.model_size_bytes)
+    assert found[0] < found[1]
+
+
+class OnCuda(HostMemory):
+    """Claims a GPU, whose name comes last."""
+
+    on_cuda = True
+    device = "cuda:0 NVIDIA H100"
+
+
+def test_a_graph_that_is_timed_has_several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[int] = []
+
+    def time_calls(
+        calls: Mapping[str, Callable[[], object]], memory: DeviceMemory, *, graph: bool
+    ) -> Mapping[str, list[float]]:
+        assert graph is memory.on_cuda
+        for call in calls.values():
+            call()
+        return {title: [2.0, 1.0] for title in calls}
+
+    monkeypatch.setattr(fused, "time_calls", time_calls)
+    for memory, count in ((OnCuda(), 8), (HostMemory(), 1)):
+        with fused.timed_tiles(memory, torch.float16) as choose:
+            assert choose._race([lambda: launched.append(0), lambda: launched.append(1)]) == [1, 1]
+        assert (launched.count(0), launched.count(1)) == (count, count)
+        launched.clear()
+
+
 def test_what_the_kernel_does_not_take_is_named() -> None:
     weights = load_weights("seeded", ODD)
     with opened(weights) as session:
@@ -164,6 +229,28 @@ def test_it_is_refused_where_it_cannot_run(weights: Weights) -> None:
         open_session(weights, "torch-fused", options=SessionOptions(device="cpu", precision="fp16"))
     assert merge_problem("torch-fused", None) is None
     assert "chooses the width" in str(merge_problem("torch-fused", 32))
+
+
+@pytest.mark.parametrize(
+    ("driver", "message"),
+    [
+        (Driver("no driver"), "no CUDA device: no driver"),
+        (Driver(None, 1, "13.0", (Gpu("a GPU", "9.0"),)), "cannot use this machine's CUDA device"),
+    ],
+)
+def test_without_a_gpu_the_hint_is_one_that_helps(
+    driver: Driver, message: str, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_driver, "probe_driver", lambda: driver)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MissingRequirement) as caught:
+        open_session(weights, "torch-fused", options=SessionOptions(precision="fp16"))
+    finding = available("torch-fused", machine=this_machine())
+    assert finding is not None
+    for said in (str(caught.value), str(finding)):
+        assert message in said
+        assert "use `backend` torch-folded" in said
+        assert "`device` cpu" not in said  # refused in the next line
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,19 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from triton.runtime.errors import OutOfResources
 
 from fakes.cuda_tensors import Driver, Launch, launches, lowered, move, no_gpu, on_cuda
 from fakes.inductor import code_for_gpu
 from resnext.artifact.manifest import BatchRange
 from resnext.artifact.records import PackageRecord
-from resnext.errors import GateFailed, MissingRequirement, UsageError
+from resnext.errors import (
+    GateFailed,
+    MissingRequirement,
+    ResnextError,
+    SessionFailed,
+    UsageError,
+)
 from resnext.kernels import ops, pointwise
 from resnext.kernels.network import First, FusedNetwork, GroupedConv3x3, Pointwise, fused_network
 from resnext.kernels.tiles import ConvChoice, ConvShape, conv_choices
@@ -394,6 +401,29 @@ def test_what_the_kernels_do_not_take_is_refused_with_the_fix(
     with pytest.raises(UsageError, match=told) as caught:
         module.refuse_if_not_compilable(precision, device, "fused")
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (OutOfResources(300_000, 232_448, "shared memory"), SessionFailed, "pt2 failed: out of"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), MissingRequirement, "smaller `batch`"),
+    ],
+)
+def test_a_fault_while_tiles_are_timed_is_one_line(
+    error: Exception,
+    kind: type[ResnextError],
+    said: str,
+    digits: Weights,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> ConvChoice:
+        raise error
+
+    monkeypatch.setattr(First, "conv", fail)
+    with pytest.raises(kind) as caught:
+        module._network(digits, EIGHT, "fp16", "fused")
+    assert said in str(caught.value)
 
 
 def test_a_machine_without_triton_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
