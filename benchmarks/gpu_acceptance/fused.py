@@ -68,16 +68,13 @@ def autotune(bench: Bench) -> None:
     measure_group(bench, cells, plain=False, against=f"{start} max-autotune folded")
 
 
-def chooser(bench: Bench) -> Choose:
-    """How tiles are chosen: by what the step ``kernels`` found fastest, else untried."""
-    return winners(bench)
-
-
 def ours(
     bench: Bench, batch: int, precision: str, choose: Choose | None = None
 ) -> tuple[Forward, int, str]:
-    """The network on our kernels over ``batch`` images."""
-    choose = chooser(bench) if choose is None else choose
+    """The network on our kernels over ``batch`` images, with the tiles that the step ``kernels``
+    found fastest unless ``choose`` says otherwise.
+    """
+    choose = winners(bench) if choose is None else choose
     network = fused_network(bench.weights(), batch, DTYPES[precision], choose)
     network.to(bench.device)
     return Forward(network, placed(bench, batch, precision, "channels-last")), batch, precision

@@ -160,6 +160,19 @@ def test_a_long_description_leaves_room_for_the_bar(monkeypatch: pytest.MonkeyPa
     assert frame.rstrip().endswith(" left")
 
 
+def test_a_spinner_within_another_draws_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def started() -> list[bool]:
+        return [each.live.is_started for each in progress._spinning]
+
+    with terminal(monkeypatch, 80), steps("outer"):
+        with steps("inner"):
+            assert started() == [False, True]
+            with progress.aside():
+                assert started() == [False, False]
+            assert started() == [False, True]
+        assert started() == [True]
+
+
 def test_rounds_of_two_arms_have_a_bar_too() -> None:
     class Worker:
         def visit(self, iterations: int, expected_s: float) -> Visit:

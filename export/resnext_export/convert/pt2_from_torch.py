@@ -231,7 +231,9 @@ def refuse_if_not_compilable(
     with _quiet():
         problem = obstacle(device)
     if problem is not None:
-        raise MissingRequirement(problem.message, hint=problem.hint)
+        # A processor has no fused kernels.
+        also = ", and drop `kernels`" * (kernels == "fused" and problem.hint.endswith("cpu"))
+        raise MissingRequirement(problem.message, hint=problem.hint + also)
     if kernels == "fused" and (found := torch.cuda.get_device_capability()) < OLDEST_GPU:
         raise MissingRequirement(
             f"the fused kernels need compute capability {OLDEST_GPU[0]}.{OLDEST_GPU[1]}, and"

@@ -152,6 +152,19 @@ def test_a_wide_group_on_pytorch_s_own_kernel_is_the_float64_network() -> None:
     assert error < 5e-3
 
 
+@every_dtype
+def test_biases_are_not_rounded_to_the_kernels_type(dtype: torch.dtype) -> None:
+    folded = fold_batch_norms(network(SMALL))
+    fused = fused_network(folded, 2, dtype)
+    block, ours = folded.stages[1].get_submodule("0"), fused.get_submodule("layer2.0")
+    for name in ("conv1", "conv2"):
+        bias = block.get_parameter(f"{name}.bias")
+        assert torch.equal(ours.get_buffer(f"{name}.bias"), bias), name
+    both = block.get_parameter("conv3.bias") + block.get_parameter("downsample.0.bias")
+    assert torch.equal(ours.get_buffer("conv3.bias"), both)
+    assert torch.equal(fused.get_buffer("bias"), folded.get_parameter("conv1.bias"))
+
+
 @pytest.mark.parametrize("folded", [False, True])
 def test_the_network_that_is_given_is_left_as_it_is(folded: bool) -> None:
     model = network(SMALL)

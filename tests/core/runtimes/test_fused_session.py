@@ -134,6 +134,15 @@ def test_tiles_are_timed_once_for_each_batch_size(weights: Weights, timed: list[
         assert len(timed) == 2 * first  # another session finds the winners
 
 
+def test_another_bind_keeps_the_network_that_a_captured_graph_reads(weights: Weights) -> None:
+    with opened(weights) as session, session.bind({"input": images_of(weights, 3)}):
+        first = session._networks[3]
+        with session.bind({"input": images_of(weights, 3)}):
+            assert session._networks[3] is first
+        with session.bind({"input": images_of(weights, 5)}):
+            assert session._networks[3] is first
+
+
 def test_an_interrupted_timing_goes_on_behind_what_it_knows(
     weights: Weights, timed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ from resnext.errors import (
     SessionFailed,
     UsageError,
 )
+from resnext.findings import Finding
 from resnext.kernels import ops, pointwise
 from resnext.kernels.network import First, FusedNetwork, GroupedConv3x3, Pointwise, fused_network
 from resnext.kernels.tiles import ConvChoice, ConvShape, conv_choices
@@ -424,6 +425,20 @@ def test_a_fault_while_tiles_are_timed_is_one_line(
     with pytest.raises(kind) as caught:
         module._network(digits, EIGHT, "fp16", "fused")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "hint"),
+    [("inductor", "`device` cpu"), ("fused", "`device` cpu, and drop `kernels`")],
+)
+def test_without_a_gpu_no_hint_leads_to_another_refusal(
+    kernels: Any, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Finding("no-torch-cuda", "there is no GPU", "compile elsewhere: `device` cpu")
+    monkeypatch.setattr(module, "obstacle", lambda _: problem)
+    with pytest.raises(MissingRequirement) as caught:
+        module.refuse_if_not_compilable("fp16", "cuda", kernels)
+    assert caught.value.hint == f"compile elsewhere: {hint}"
 
 
 def test_a_machine_without_triton_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
